@@ -1,0 +1,2 @@
+//! vireo.
+fn main() {}

@@ -1,0 +1,2 @@
+//! KubeVirt API types.
+#![forbid(unsafe_code)]
