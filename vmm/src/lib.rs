@@ -1,1 +1,23 @@
-//! vmm
+//! One process, one guest: a KVM virtual machine monitor on the rust-vmm crates.
+//!
+//! The process is started with one inherited socket ([`control`]). Over it comes a [`config::MachineConfig`] and the
+//! open files that it names by index; the machine is checked, jailed, built and run, and how it ended is told the same
+//! way. Nothing here knows of pods, paths or containerd.
+//!
+//! Floors, from the ground up; arrows only run down:
+//!
+//! ```text
+//! control      machine
+//!    |     boot acpi platform
+//!    |      virtio  vcpu
+//!    |       pci  disk
+//!  memory bus interrupts event_loop config jail
+//! ```
+
+pub mod bus;
+pub mod config;
+pub mod control;
+pub mod event_loop;
+pub mod interrupts;
+pub mod memory;
+pub mod virtio;

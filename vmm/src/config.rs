@@ -1,0 +1,109 @@
+//! What a machine is made of: the wire form ([`MachineConfig`]) that the shim sends.
+//!
+//! Files are named by [`FdIndex`], their place among the descriptors that came with the message: a config never holds a
+//! path, so that nothing in it can reach the host.
+
+use serde::{Deserialize, Serialize};
+
+/// The place of an open file among the descriptors sent with a config.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FdIndex(pub u16);
+
+/// A machine as asked for, not yet checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineConfig {
+    /// For messages only.
+    pub name: String,
+    /// An open `/dev/kvm`.
+    pub kvm: FdIndex,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// The guest's RAM.
+    pub memory: MemoryConfig,
+    /// What runs first.
+    pub boot: BootConfig,
+    /// virtio-blk devices, in PCI order.
+    pub disks: Vec<DiskConfig>,
+    /// virtio-net devices, in PCI order after the disks.
+    pub nics: Vec<NicConfig>,
+    /// A virtio-rng device, fed from the host's getrandom.
+    pub rng: bool,
+    /// Which device the machine's console is.
+    pub console: ConsoleKind,
+}
+
+/// The guest's RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryConfig {
+    /// Size in bytes, a multiple of 1 MiB (of the page size with huge pages).
+    pub size: u64,
+    /// Back it by huge pages of this size instead of ordinary ones.
+    pub hugepages: Option<HugePageSize>,
+}
+
+/// Size of a huge page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HugePageSize {
+    /// 2 MiB.
+    Size2M,
+    /// 1 GiB.
+    Size1G,
+}
+
+/// What the machine boots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BootConfig {
+    /// A kernel without firmware: a bzImage, or an ELF with a PVH entry.
+    Kernel {
+        /// The kernel image.
+        kernel: FdIndex,
+        /// The initial RAM file system.
+        initrd: Option<FdIndex>,
+        /// The kernel's command line.
+        cmdline: String,
+    },
+}
+
+/// A virtio-blk device on a raw image or block device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskConfig {
+    /// For messages: the volume's name.
+    pub name: String,
+    /// The image, opened for reading, and for writing unless `readonly`.
+    pub image: FdIndex,
+    /// Offer it to the guest as read-only (VIRTIO_BLK_F_RO).
+    pub readonly: bool,
+    /// What the guest reads as the disk's serial (at most 20 bytes, virtio 1.3 §5.2.6).
+    pub serial: Option<String>,
+}
+
+/// A virtio-net device on a tap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicConfig {
+    /// For messages: the interface's name.
+    pub name: String,
+    /// The tap, attached with `IFF_NO_PI | IFF_VNET_HDR`, non-blocking.
+    pub tap: FdIndex,
+    /// The guest's hardware address.
+    pub mac: [u8; 6],
+    /// The MTU that the guest is told, bytes.
+    pub mtu: Option<u16>,
+}
+
+/// The device whose input and output the console streams carry. Both devices are always there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConsoleKind {
+    /// The 16550 (`ttyS0`).
+    Serial,
+    /// Port 0 of the virtio console (`hvc0`).
+    Virtio,
+}
+
+/// Whom the VMM becomes, once it has what it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JailConfig {
+    /// User id, not 0.
+    pub uid: u32,
+    /// Group id, not 0.
+    pub gid: u32,
+}

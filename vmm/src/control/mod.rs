@@ -1,0 +1,3 @@
+//! The socket between the VMM and whoever started it: commands in, events out.
+
+pub mod message;

@@ -1,0 +1,87 @@
+//! The memory map of machine type `vireo-1`. All addresses are guest physical (GPA), all sizes in bytes.
+//!
+//! ```text
+//! 0x0000_0000 .. 0xC000_0000   low RAM (at most 3 GiB)
+//! 0xC000_0000 .. 0xE000_0000   32-bit PCI window
+//! 0xE000_0000 .. 0xE010_0000   ECAM of bus 0
+//! 0xFEC0_0000                  I/O APIC
+//! 0xFEE0_0000                  local APICs
+//! 0xFFFB_C000                  KVM's identity map page and TSS (4 pages)
+//! 0x1_0000_0000 ..             the rest of RAM
+//! 1 GiB aligned above RAM      64-bit PCI window, 16 GiB
+//! ```
+
+/// End of low RAM and start of the hole below 4 GiB.
+pub const LOW_RAM_END: u64 = 0xC000_0000;
+/// Start of the 32-bit PCI window.
+pub const PCI_MMIO32_START: u64 = LOW_RAM_END;
+/// Size of the 32-bit PCI window.
+pub const PCI_MMIO32_SIZE: u64 = 0x2000_0000;
+/// Base of the enhanced configuration space (PCI Express 5.0 §7.2.2), bus 0 only.
+pub const ECAM_START: u64 = 0xE000_0000;
+/// 32 devices × 8 functions × 4 KiB.
+pub const ECAM_SIZE: u64 = 0x10_0000;
+/// I/O APIC registers, emulated by KVM.
+pub const IOAPIC_START: u64 = 0xFEC0_0000;
+/// Local APIC registers, emulated by KVM.
+pub const LAPIC_START: u64 = 0xFEE0_0000;
+/// One page that KVM wants on Intel hosts for real mode.
+pub const KVM_IDENTITY_MAP: u64 = 0xFFFB_C000;
+/// Three pages that KVM wants on Intel hosts for real mode.
+pub const KVM_TSS: u64 = 0xFFFB_D000;
+/// Where RAM goes on above the hole.
+pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
+/// Size of the 64-bit PCI window.
+pub const PCI_MMIO64_SIZE: u64 = 16 << 30;
+
+/// I/O ports of the platform.
+pub mod port {
+    /// First serial port (16550), GSI 4.
+    pub const SERIAL: u16 = 0x3F8;
+    /// CMOS index and data, RTC.
+    pub const RTC: u16 = 0x70;
+    /// Keyboard controller; only its reset line is used by Linux.
+    pub const I8042: u16 = 0x60;
+    /// pvpanic (QEMU's `docs/specs/pvpanic`).
+    pub const PVPANIC: u16 = 0x505;
+    /// ACPI PM1a event block (4 bytes) and control block (2 bytes), PM timer at +8 (ACPI 6.5 §4.8).
+    pub const ACPI_PM: u16 = 0x600;
+    /// Reset control register (0xCF9), named in the FADT.
+    pub const RESET: u16 = 0xCF9;
+    /// PCI configuration mechanism #1 (PCI 3.0 §3.2.2.3.2): address at 0xCF8, data at 0xCFC.
+    pub const PCI_CONFIG: u16 = 0xCF8;
+}
+
+/// Interrupt lines (GSI = I/O APIC pin).
+pub mod gsi {
+    /// First serial port, edge triggered.
+    pub const SERIAL: u32 = 4;
+    /// ACPI system control interrupt, level triggered.
+    pub const SCI: u32 = 9;
+    /// First GSI that is only an MSI route; the I/O APIC has pins 0..24.
+    pub const FIRST_MSI: u32 = 24;
+}
+
+/// Splits RAM of `size` bytes into `(GPA, bytes)` around the hole below 4 GiB.
+pub fn ram_regions(size: u64) -> Vec<(u64, u64)> {
+    if size <= LOW_RAM_END { vec![(0, size)] } else { vec![(0, LOW_RAM_END), (HIGH_RAM_START, size - LOW_RAM_END)] }
+}
+
+/// Start of the 64-bit PCI window for RAM of `size` bytes: the first GiB boundary above RAM and 4 GiB.
+pub fn pci_mmio64_start(size: u64) -> u64 {
+    let end = HIGH_RAM_START + size.saturating_sub(LOW_RAM_END);
+    end.next_multiple_of(1 << 30)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_flows_around_the_hole() {
+        assert_eq!(ram_regions(1 << 30), [(0, 1 << 30)]);
+        assert_eq!(ram_regions(4 << 30), [(0, 3 << 30), (4 << 30, 1 << 30)]);
+        assert_eq!(pci_mmio64_start(1 << 30), 4 << 30);
+        assert_eq!(pci_mmio64_start((4 << 30) + 4096), 6 << 30);
+    }
+}

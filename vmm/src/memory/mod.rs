@@ -1,0 +1,6 @@
+//! Guest memory: where everything lies in the guest physical address space, and the RAM itself.
+
+pub mod layout;
+
+/// The guest's RAM as devices and loaders see it: cheap to clone, shared by all threads.
+pub type GuestRam = std::sync::Arc<vm_memory::GuestMemoryMmap<()>>;

@@ -1,0 +1,3 @@
+//! virtio devices: what each offers and does ([`device`]), apart from how a driver finds it.
+
+pub mod device;
