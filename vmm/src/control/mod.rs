@@ -1,3 +1,13 @@
 //! The socket between the VMM and whoever started it: commands in, events out.
 
+pub mod client;
 pub mod message;
+pub mod server;
+mod socket;
+
+pub use client::Client;
+pub use server::Server;
+pub use socket::Error;
+
+#[cfg(test)]
+mod tests;

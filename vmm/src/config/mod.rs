@@ -1,9 +1,17 @@
-//! What a machine is made of: the wire form ([`MachineConfig`]) that the shim sends.
+//! What a machine is made of: the wire form ([`MachineConfig`]) that the shim sends, and what [`check()`] makes of it, a
+//! [`MachinePlan`] that can't be wrong.
 //!
 //! Files are named by [`FdIndex`], their place among the descriptors that came with the message: a config never holds a
 //! path, so that nothing in it can reach the host.
 
+pub mod check;
+mod files;
+pub mod plan;
+
 use serde::{Deserialize, Serialize};
+
+pub use check::{ConfigError, check};
+pub use plan::{BootPlan, DiskPlan, MachinePlan, MemoryPlan, NicPlan};
 
 /// The place of an open file among the descriptors sent with a config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -48,6 +56,16 @@ pub enum HugePageSize {
     Size2M,
     /// 1 GiB.
     Size1G,
+}
+
+impl HugePageSize {
+    /// In bytes.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Size2M => 2 << 20,
+            Self::Size1G => 1 << 30,
+        }
+    }
 }
 
 /// What the machine boots.

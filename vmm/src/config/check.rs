@@ -1,0 +1,232 @@
+//! Turns a [`MachineConfig`] into a [`MachinePlan`]: the one place where the shim's words and files are judged.
+//!
+//! Each wrong value is an error that names its path, such as `memory.size` or `disks[1].image`.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use super::files::{self, FileProblem, Files};
+use super::{
+    BootConfig, BootPlan, DiskConfig, DiskPlan, HugePageSize, MachineConfig, MachinePlan, MemoryConfig, MemoryPlan,
+    NicConfig, NicPlan,
+};
+
+/// The most vCPUs: local APIC ids are a byte, 0xFF is broadcast, and one is the I/O APIC's.
+pub const MAX_VCPUS: u8 = 254;
+/// The least RAM, bytes.
+pub const MIN_MEMORY: u64 = 2 << 20;
+/// The most RAM, bytes: with the PCI window above it stays within 41 address bits.
+pub const MAX_MEMORY: u64 = 1 << 40;
+/// RAM comes in multiples of this, bytes.
+pub const MEMORY_UNIT: u64 = 1 << 20;
+/// The longest kernel command line, bytes without the closing NUL: `COMMAND_LINE_SIZE` of x86 Linux is 2048.
+pub const MAX_CMDLINE: usize = 2047;
+/// The longest name of a machine, disk or network card, bytes; Kubernetes names are at most 253 characters.
+pub const MAX_NAME: usize = 253;
+/// Devices on PCI bus 0 beside the host bridge in slot 0.
+pub const MAX_PCI_DEVICES: usize = 31;
+/// The smallest MTU that virtio-net may offer (virtio 1.3 §5.1.4.1).
+pub const MIN_MTU: u16 = 68;
+/// Bytes of a disk serial (VIRTIO_BLK_ID_BYTES).
+pub const SERIAL_LEN: usize = 20;
+
+/// A value that is wrong, and where it stands.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub struct ConfigError {
+    /// The value, as the config's fields name it: `disks[1].image`.
+    pub path: String,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+/// What can be wrong with a value.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// vCPUs out of range.
+    #[error("{0} is not between 1 and {MAX_VCPUS}")]
+    Vcpus(u32),
+    /// RAM out of range.
+    #[error("{0} bytes is not between {min} MiB and {max} GiB", min = MIN_MEMORY >> 20, max = MAX_MEMORY >> 30)]
+    MemoryRange(u64),
+    /// RAM that pages can't make up.
+    #[error("{size} bytes is not a multiple of {unit} MiB", unit = .unit >> 20)]
+    MemoryUnit {
+        /// Bytes asked for.
+        size: u64,
+        /// What it must be a multiple of.
+        unit: u64,
+    },
+    /// A kernel and an initrd larger than RAM.
+    #[error("{files} bytes of kernel and initrd don't fit in {memory} bytes of RAM; give the guest more memory")]
+    TooBigForMemory {
+        /// Both sizes together.
+        files: u64,
+        /// The guest's RAM.
+        memory: u64,
+    },
+    /// A command line that Linux would cut off.
+    #[error("{0} bytes are more than the {MAX_CMDLINE} that a kernel takes")]
+    CmdlineLength(usize),
+    /// A NUL, which would end a string early.
+    #[error("contains a NUL byte")]
+    Nul,
+    /// An empty name, one too long, or one that would garble messages.
+    #[error("{0:?} is not 1 to {MAX_NAME} bytes without control characters")]
+    Name(String),
+    /// A serial that doesn't fit the device.
+    #[error("{0:?} is not at most {SERIAL_LEN} printable ASCII characters")]
+    Serial(String),
+    /// More devices than the bus has slots.
+    #[error("{0} devices don't fit in the {MAX_PCI_DEVICES} slots of the PCI bus")]
+    Devices(usize),
+    /// A multicast or all-zero hardware address.
+    #[error("{} is not a unicast address", format_mac(*.0))]
+    NotUnicast([u8; 6]),
+    /// Two cards with one hardware address.
+    #[error("{} is the address of nics[{other}] already", format_mac(*.mac))]
+    DuplicateMac {
+        /// The address.
+        mac: [u8; 6],
+        /// Who has it.
+        other: usize,
+    },
+    /// An MTU that no IPv4 network has.
+    #[error("{0} is less than {MIN_MTU}")]
+    Mtu(u16),
+    /// One image behind two disks, of which one writes.
+    #[error("is the image of disks[{0}] already, and one of the two can write")]
+    SharedImage(usize),
+    /// A file that is missing or of the wrong kind.
+    #[error(transparent)]
+    File(#[from] FileProblem),
+}
+
+fn format_mac(m: [u8; 6]) -> String {
+    m.map(|b| format!("{b:02x}")).join(":")
+}
+
+/// Checks every value and takes the files that the config names; all of them must be named, each once.
+pub fn check(config: MachineConfig, fds: Vec<OwnedFd>) -> Result<MachinePlan, ConfigError> {
+    let MachineConfig { name, kvm, vcpus, memory, boot, disks, nics, rng, console } = config;
+    let mut files = Files::new(fds);
+    check_name("name", &name)?;
+    let count = u8::try_from(vcpus).ok().filter(|n| (1..=MAX_VCPUS).contains(n));
+    let vcpus = count.ok_or_else(|| wrong("vcpus", Problem::Vcpus(vcpus)))?;
+    let memory = check_memory(memory)?;
+    let kvm = files.take(kvm).and_then(files::kvm).map_err(at("kvm"))?;
+    let boot = check_boot(boot, memory, &mut files)?;
+
+    // The virtio console is there whatever the console is.
+    let devices = disks.len() + nics.len() + usize::from(rng) + 1;
+    if devices > MAX_PCI_DEVICES {
+        let path = if disks.len() >= nics.len() { "disks" } else { "nics" };
+        return Err(wrong(path, Problem::Devices(devices)));
+    }
+    let disks = check_disks(disks, &mut files)?;
+    let nics = check_nics(nics, &mut files)?;
+    files.finish().map_err(at("fds"))?;
+    Ok(MachinePlan { name, kvm, vcpus, memory, boot, disks, nics, rng, console })
+}
+
+fn wrong(path: impl Into<String>, problem: Problem) -> ConfigError {
+    ConfigError { path: path.into(), problem }
+}
+
+fn at(path: impl Into<String>) -> impl FnOnce(FileProblem) -> ConfigError {
+    move |problem| wrong(path, Problem::File(problem))
+}
+
+fn check_name(path: &str, name: &str) -> Result<(), ConfigError> {
+    if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+        // Cut, so that the message stays small whatever came.
+        return Err(wrong(path, Problem::Name(name.chars().take(MAX_NAME).collect())));
+    }
+    Ok(())
+}
+
+fn check_memory(memory: MemoryConfig) -> Result<MemoryPlan, ConfigError> {
+    let MemoryConfig { size, hugepages } = memory;
+    if !(MIN_MEMORY..=MAX_MEMORY).contains(&size) {
+        return Err(wrong("memory.size", Problem::MemoryRange(size)));
+    }
+    let unit = hugepages.map_or(MEMORY_UNIT, HugePageSize::bytes);
+    if !size.is_multiple_of(unit) {
+        return Err(wrong("memory.size", Problem::MemoryUnit { size, unit }));
+    }
+    Ok(MemoryPlan { size, hugepages })
+}
+
+fn check_boot(boot: BootConfig, memory: MemoryPlan, files: &mut Files) -> Result<BootPlan, ConfigError> {
+    let BootConfig::Kernel { kernel, initrd, cmdline } = boot;
+    let (kernel, kernel_size) = files.take(kernel).and_then(files::boot_file).map_err(at("boot.kernel"))?;
+    let initrd =
+        initrd.map(|index| files.take(index).and_then(files::boot_file).map_err(at("boot.initrd"))).transpose()?;
+    let (initrd, initrd_size) = initrd.map_or((None, 0), |(file, size)| (Some(file), size));
+    let total = kernel_size.saturating_add(initrd_size);
+    if total > memory.size {
+        let path = if initrd_size > kernel_size { "boot.initrd" } else { "boot.kernel" };
+        return Err(wrong(path, Problem::TooBigForMemory { files: total, memory: memory.size }));
+    }
+    if cmdline.len() > MAX_CMDLINE {
+        return Err(wrong("boot.cmdline", Problem::CmdlineLength(cmdline.len())));
+    }
+    if cmdline.contains('\0') {
+        return Err(wrong("boot.cmdline", Problem::Nul));
+    }
+    Ok(BootPlan { kernel, initrd, cmdline })
+}
+
+fn check_disks(disks: Vec<DiskConfig>, files: &mut Files) -> Result<Vec<DiskPlan>, ConfigError> {
+    let mut plans: Vec<DiskPlan> = Vec::with_capacity(disks.len());
+    let mut seen = HashMap::new();
+    for (i, disk) in disks.into_iter().enumerate() {
+        let DiskConfig { name, image, readonly, serial } = disk;
+        check_name(&format!("disks[{i}].name"), &name)?;
+        let serial =
+            serial.map(|s| check_serial(&s).map_err(|p| wrong(format!("disks[{i}].serial"), p))).transpose()?;
+        let path = format!("disks[{i}].image");
+        let image = files.take(image).and_then(|f| files::disk(f, readonly)).map_err(at(path.as_str()))?;
+        if let Some(other) = seen.insert(image.identity, i)
+            && !(readonly && plans[other].readonly)
+        {
+            return Err(wrong(path, Problem::SharedImage(other)));
+        }
+        plans.push(DiskPlan { name, image: image.file, size: image.size, readonly, serial });
+    }
+    Ok(plans)
+}
+
+fn check_serial(serial: &str) -> Result<[u8; SERIAL_LEN], Problem> {
+    let mut bytes = [0; SERIAL_LEN];
+    let printable = serial.bytes().all(|b| (b' '..=b'~').contains(&b));
+    match bytes.get_mut(..serial.len()) {
+        Some(head) if printable => head.copy_from_slice(serial.as_bytes()),
+        _ => return Err(Problem::Serial(serial.chars().take(MAX_NAME).collect())),
+    }
+    Ok(bytes)
+}
+
+fn check_nics(nics: Vec<NicConfig>, files: &mut Files) -> Result<Vec<NicPlan>, ConfigError> {
+    let mut plans: Vec<NicPlan> = Vec::with_capacity(nics.len());
+    for (i, nic) in nics.into_iter().enumerate() {
+        let NicConfig { name, tap, mac, mtu } = nic;
+        check_name(&format!("nics[{i}].name"), &name)?;
+        // The group bit of the first octet (IEEE 802-2014 §8.2.2).
+        if mac == [0; 6] || mac[0] & 1 != 0 {
+            return Err(wrong(format!("nics[{i}].mac"), Problem::NotUnicast(mac)));
+        }
+        if let Some(other) = plans.iter().position(|p| p.mac == mac) {
+            return Err(wrong(format!("nics[{i}].mac"), Problem::DuplicateMac { mac, other }));
+        }
+        if let Some(mtu) = mtu.filter(|mtu| *mtu < MIN_MTU) {
+            return Err(wrong(format!("nics[{i}].mtu"), Problem::Mtu(mtu)));
+        }
+        let tap = files.take(tap).and_then(files::tap).map_err(at(format!("nics[{i}].tap")))?;
+        plans.push(NicPlan { name, tap, mac, mtu });
+    }
+    Ok(plans)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::{ConsoleKind, FdIndex, HugePageSize};
+
+/// A config that passes, and its files; needs a `/dev/kvm`.
+struct Good {
+    dir: TempDir,
+    config: MachineConfig,
+    fds: Vec<OwnedFd>,
+}
+
+const KVM: u16 = 0;
+const KERNEL: u16 = 1;
+const INITRD: u16 = 2;
+const DISK: u16 = 3;
+const SEED: u16 = 4;
+
+fn write(path: &Path, size: u64) {
+    File::create(path).unwrap().set_len(size).unwrap();
+}
+
+fn read_write() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    options
+}
+
+impl Good {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, size) in [("kernel", 1 << 20), ("initrd", 1 << 20), ("disk", 4096), ("seed", 512)] {
+            write(&dir.path().join(name), size);
+        }
+        let open = |name: &str| OwnedFd::from(File::open(dir.path().join(name)).unwrap());
+        let fds = vec![
+            read_write().open("/dev/kvm").unwrap().into(),
+            open("kernel"),
+            open("initrd"),
+            read_write().open(dir.path().join("disk")).unwrap().into(),
+            open("seed"),
+        ];
+        let disk = |name: &str, index, readonly| DiskConfig {
+            name: name.into(),
+            image: FdIndex(index),
+            readonly,
+            serial: None,
+        };
+        let config = MachineConfig {
+            name: "vm".into(),
+            kvm: FdIndex(KVM),
+            vcpus: 2,
+            memory: MemoryConfig { size: 64 << 20, hugepages: None },
+            boot: BootConfig::Kernel {
+                kernel: FdIndex(KERNEL),
+                initrd: Some(FdIndex(INITRD)),
+                cmdline: "console=ttyS0".into(),
+            },
+            disks: vec![disk("root", DISK, false), disk("seed", SEED, true)],
+            nics: Vec::new(),
+            rng: true,
+            console: ConsoleKind::Serial,
+        };
+        Self { dir, config, fds }
+    }
+
+    fn replace(&mut self, index: u16, fd: impl Into<OwnedFd>) {
+        self.fds[usize::from(index)] = fd.into();
+    }
+
+    fn open(&self, name: &str, options: &OpenOptions) -> File {
+        options.open(self.dir.path().join(name)).unwrap()
+    }
+
+    fn error(self) -> String {
+        check(self.config, self.fds).unwrap_err().to_string()
+    }
+}
+
+/// What the change makes of a good config.
+fn error(change: impl FnOnce(&mut Good)) -> String {
+    let mut good = Good::new();
+    change(&mut good);
+    good.error()
+}
+
+fn nic(mac: [u8; 6]) -> NicConfig {
+    NicConfig { name: "default".into(), tap: FdIndex(5), mac, mtu: None }
+}
+
+#[test]
+fn a_good_config_becomes_a_plan() {
+    let mut good = Good::new();
+    good.config.disks[0].serial = Some("D23YZ9W6WA5DJ487".into());
+    let plan = check(good.config, good.fds).unwrap();
+    assert_eq!((plan.vcpus, plan.memory.size), (2, 64 << 20));
+    assert_eq!(plan.disks.iter().map(|d| d.size).collect::<Vec<_>>(), [4096, 512]);
+    assert_eq!(plan.disks[0].serial.unwrap(), *b"D23YZ9W6WA5DJ487\0\0\0\0");
+    assert!(plan.boot.initrd.is_some() && plan.disks[1].readonly);
+}
+
+#[test]
+fn numbers_out_of_range_are_named() {
+    assert_eq!(error(|g| g.config.vcpus = 0), "vcpus: 0 is not between 1 and 254");
+    assert_eq!(error(|g| g.config.vcpus = 255), "vcpus: 255 is not between 1 and 254");
+    assert_eq!(error(|g| g.config.vcpus = u32::MAX), "vcpus: 4294967295 is not between 1 and 254");
+    let range = "is not between 2 MiB and 1024 GiB";
+    assert_eq!(error(|g| g.config.memory.size = 0), format!("memory.size: 0 bytes {range}"));
+    assert_eq!(error(|g| g.config.memory.size = u64::MAX), format!("memory.size: {} bytes {range}", u64::MAX));
+    let odd = (64 << 20) + 4096;
+    assert_eq!(error(|g| g.config.memory.size = odd), format!("memory.size: {odd} bytes is not a multiple of 1 MiB"));
+    assert_eq!(
+        error(|g| g.config.memory = MemoryConfig { size: 65 << 20, hugepages: Some(HugePageSize::Size2M) }),
+        format!("memory.size: {} bytes is not a multiple of 2 MiB", 65 << 20)
+    );
+}
+
+#[test]
+fn kernel_and_initrd_must_fit_in_memory() {
+    let text = error(|g| {
+        write(&g.dir.path().join("initrd"), 64 << 20);
+    });
+    let files = (64 << 20) + (1 << 20);
+    let memory = 64 << 20;
+    assert_eq!(
+        text,
+        format!(
+            "boot.initrd: {files} bytes of kernel and initrd don't fit in {memory} bytes of RAM; give the guest more memory"
+        )
+    );
+}
+
+#[test]
+fn text_is_bounded() {
+    let cmdline = |text: String| {
+        error(|g| {
+            let BootConfig::Kernel { cmdline, .. } = &mut g.config.boot;
+            *cmdline = text;
+        })
+    };
+    assert_eq!(cmdline("x".repeat(2048)), "boot.cmdline: 2048 bytes are more than the 2047 that a kernel takes");
+    assert_eq!(cmdline("quiet\0init=/bin/sh".into()), "boot.cmdline: contains a NUL byte");
+    assert_eq!(error(|g| g.config.name.clear()), r#"name: "" is not 1 to 253 bytes without control characters"#);
+    assert_eq!(
+        error(|g| g.config.disks[1].name = "a\nb".into()),
+        r#"disks[1].name: "a\nb" is not 1 to 253 bytes without control characters"#
+    );
+    assert!(error(|g| g.config.name = "n".repeat(60_000)).len() < 400);
+    for serial in ["123456789012345678901", "tab\t", "ä"] {
+        assert_eq!(
+            error(|g| g.config.disks[0].serial = Some(serial.into())),
+            format!("disks[0].serial: {serial:?} is not at most 20 printable ASCII characters")
+        );
+    }
+}
+
+#[test]
+fn each_file_is_named_once() {
+    assert_eq!(
+        error(|g| g.config.disks[1].image = FdIndex(9)),
+        "disks[1].image: names file 9, but 5 came with the config"
+    );
+    assert_eq!(
+        error(|g| g.config.disks[1].image = FdIndex(KERNEL)),
+        "disks[1].image: names file 1, which something else uses already"
+    );
+    assert_eq!(error(|g| drop(g.config.disks.pop())), "fds: file 4 came with the config, but nothing names it");
+}
+
+#[test]
+fn a_kernel_is_a_regular_file() {
+    assert_eq!(
+        error(|g| g.replace(KERNEL, File::open("/dev/null").unwrap())),
+        "boot.kernel: is a character device; a regular file is needed"
+    );
+    assert_eq!(error(|g| write(&g.dir.path().join("initrd"), 0)), "boot.initrd: is empty");
+    assert_eq!(
+        error(|g| g.replace(KERNEL, g.open("kernel", OpenOptions::new().write(true)))),
+        "boot.kernel: is not open for reading"
+    );
+    assert_eq!(
+        error(|g| g.replace(KERNEL, g.open("kernel", OpenOptions::new().read(true).custom_flags(libc::O_PATH)))),
+        "boot.kernel: is not open for reading"
+    );
+}
+
+#[test]
+fn a_disk_is_a_raw_image() {
+    let kind = |found| format!("disks[0].image: is {found}; a raw image file or a block device is needed");
+    assert_eq!(error(|g| g.replace(DISK, File::open(g.dir.path()).unwrap())), kind("a directory"));
+    assert_eq!(error(|g| g.replace(DISK, read_write().open("/dev/null").unwrap())), kind("a character device"));
+    assert_eq!(error(|g| g.replace(DISK, std::io::pipe().unwrap().0)), kind("a FIFO"));
+    let socket = std::os::unix::net::UnixStream::pair().unwrap().0;
+    assert_eq!(error(|g| g.replace(DISK, socket)), kind("a socket"));
+    let link = error(|g| {
+        let path = g.dir.path().join("link");
+        std::os::unix::fs::symlink("disk", &path).unwrap();
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        g.replace(DISK, OpenOptions::new().read(true).custom_flags(flags).open(path).unwrap());
+    });
+    assert_eq!(link, kind("a symbolic link"));
+    assert_eq!(error(|g| write(&g.dir.path().join("disk"), 0)), "disks[0].image: is empty");
+    assert_eq!(
+        error(|g| write(&g.dir.path().join("disk"), 1000)),
+        "disks[0].image: is 1000 bytes long, which is not a multiple of 512; pad it"
+    );
+}
+
+#[test]
+fn a_disk_is_open_for_what_it_does() {
+    let open = |options: &OpenOptions| error(|g| g.replace(DISK, g.open("disk", options)));
+    assert_eq!(open(OpenOptions::new().read(true)), "disks[0].image: is not open for writing");
+    assert_eq!(open(OpenOptions::new().write(true)), "disks[0].image: is not open for reading");
+    assert_eq!(
+        open(OpenOptions::new().read(true).append(true)),
+        "disks[0].image: is open with O_APPEND, which must not be"
+    );
+    assert_eq!(
+        error(|g| g.replace(SEED, g.open("seed", &read_write()))),
+        "disks[1].image: is read-only, but open for writing"
+    );
+}
+
+#[test]
+fn a_written_image_has_one_disk() {
+    assert_eq!(
+        error(|g| g.replace(SEED, g.open("disk", OpenOptions::new().read(true)))),
+        "disks[1].image: is the image of disks[0] already, and one of the two can write"
+    );
+    let mut readers = Good::new();
+    readers.config.disks[0].readonly = true;
+    readers.replace(DISK, readers.open("seed", OpenOptions::new().read(true)));
+    assert!(check(readers.config, readers.fds).is_ok(), "two readers may share");
+}
+
+#[test]
+fn kvm_is_the_kvm_device() {
+    let kind = |found| format!("kvm: is {found}; /dev/kvm is needed");
+    assert_eq!(error(|g| g.replace(KVM, read_write().open("/dev/null").unwrap())), kind("another character device"));
+    assert_eq!(error(|g| g.replace(KVM, g.open("seed", &read_write()))), kind("a regular file"));
+    assert_eq!(error(|g| g.replace(KVM, File::open("/dev/kvm").unwrap())), "kvm: is not open for writing");
+}
+
+#[test]
+fn network_cards_are_checked() {
+    let with = |nic: NicConfig, fd: Option<File>| {
+        error(|g| {
+            g.config.nics.push(nic);
+            g.fds.extend(fd.map(OwnedFd::from));
+        })
+    };
+    let mac = [0x52, 0x54, 0, 1, 2, 3];
+    assert_eq!(with(nic([0; 6]), None), "nics[0].mac: 00:00:00:00:00:00 is not a unicast address");
+    assert_eq!(with(nic([1, 0, 0x5E, 0, 0, 1]), None), "nics[0].mac: 01:00:5e:00:00:01 is not a unicast address");
+    assert_eq!(with(NicConfig { mtu: Some(67), ..nic(mac) }, None), "nics[0].mtu: 67 is less than 68");
+    let file = |path| read_write().open(path).unwrap();
+    assert_eq!(
+        with(nic(mac), Some(file("/dev/null"))),
+        "nics[0].tap: is another character device; a tap (/dev/net/tun) is needed"
+    );
+    assert_eq!(
+        with(nic(mac), Some(tempfile::tempfile().unwrap())),
+        "nics[0].tap: is a regular file; a tap (/dev/net/tun) is needed"
+    );
+}
+
+#[test]
+fn an_unattached_tun_is_not_a_tap() {
+    let mac = [0x52, 0x54, 0, 1, 2, 3];
+    let Ok(tun) = read_write().open("/dev/net/tun") else {
+        eprintln!("skipped: no /dev/net/tun to open");
+        return;
+    };
+    assert!(matches!(files::tap(tun), Err(FileProblem::Blocking)));
+    let tun = read_write().custom_flags(libc::O_NONBLOCK).open("/dev/net/tun").unwrap();
+    let text = error(|g| {
+        g.config.nics.push(nic(mac));
+        g.fds.push(tun.into());
+    });
+    assert_eq!(text, "nics[0].tap: is not attached to a tap with IFF_NO_PI and IFF_VNET_HDR");
+}
+
+#[test]
+fn the_bus_has_31_slots() {
+    let text = error(|g| {
+        let disk = g.config.disks[0].clone();
+        g.config.disks = vec![disk; 30];
+    });
+    assert_eq!(text, "disks: 32 devices don't fit in the 31 slots of the PCI bus");
+}

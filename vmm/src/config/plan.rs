@@ -1,0 +1,79 @@
+//! A machine that may be built: every value is in range, every file is open and of the right kind.
+//!
+//! Made only by [`check`](super::check()). Its files stay open for as long as the plan lives, so that a reset builds the machine
+//! anew from the same plan.
+
+use std::fs::File;
+
+use super::{ConsoleKind, HugePageSize};
+
+/// The machine. See [`MachineConfig`](super::MachineConfig) for what each part means.
+#[derive(Debug)]
+pub struct MachinePlan {
+    /// For messages only.
+    pub name: String,
+    /// `/dev/kvm`.
+    pub kvm: File,
+    /// Number of vCPUs, 1 to [`MAX_VCPUS`](super::check::MAX_VCPUS).
+    pub vcpus: u8,
+    /// The guest's RAM.
+    pub memory: MemoryPlan,
+    /// What runs first.
+    pub boot: BootPlan,
+    /// virtio-blk devices, in PCI order.
+    pub disks: Vec<DiskPlan>,
+    /// virtio-net devices, in PCI order after the disks.
+    pub nics: Vec<NicPlan>,
+    /// A virtio-rng device.
+    pub rng: bool,
+    /// Which device the machine's console is.
+    pub console: ConsoleKind,
+}
+
+/// The guest's RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Bytes: a multiple of 1 MiB and of the huge page size.
+    pub size: u64,
+    /// The pages that back it; `None` is the host's ordinary size.
+    pub hugepages: Option<HugePageSize>,
+}
+
+/// A kernel without firmware.
+#[derive(Debug)]
+pub struct BootPlan {
+    /// A regular file that fits in RAM; its content is not checked yet.
+    pub kernel: File,
+    /// A regular file that fits in RAM together with the kernel.
+    pub initrd: Option<File>,
+    /// At most [`MAX_CMDLINE`](super::check::MAX_CMDLINE) bytes, no NUL.
+    pub cmdline: String,
+}
+
+/// A virtio-blk device.
+#[derive(Debug)]
+pub struct DiskPlan {
+    /// For messages: the volume's name.
+    pub name: String,
+    /// A regular file or a block device; opened for writing if and only if not `readonly`.
+    pub image: File,
+    /// Its size when checked, bytes: a multiple of 512, not 0.
+    pub size: u64,
+    /// Offered as VIRTIO_BLK_F_RO.
+    pub readonly: bool,
+    /// Printable ASCII, filled up with zeroes (virtio 1.3 §5.2.6).
+    pub serial: Option<[u8; 20]>,
+}
+
+/// A virtio-net device.
+#[derive(Debug)]
+pub struct NicPlan {
+    /// For messages: the interface's name.
+    pub name: String,
+    /// A tap, attached with `IFF_NO_PI | IFF_VNET_HDR`, non-blocking.
+    pub tap: File,
+    /// Unicast, not zero, no other card's.
+    pub mac: [u8; 6],
+    /// At least [`MIN_MTU`](super::check::MIN_MTU).
+    pub mtu: Option<u16>,
+}
