@@ -1,2 +1,17 @@
-//! KubeVirt API types.
+//! The contract between those who write VM pods and those who run them: KubeVirt's API types as far as Vireo serves
+//! them, the rules on them, and the names that a pod carries.
+//!
+//! Text comes in through [`parse_vmi`] and [`parse_virtual_machine`] only. What they return has no unknown and no
+//! unsupported field and obeys the rules of [`validate`]; everything wrong is reported at once, each by its full path.
+
 #![forbid(unsafe_code)]
+
+pub mod kubevirt;
+pub mod parse;
+pub mod pod;
+pub mod quantity;
+mod schema;
+pub mod validate;
+
+pub use parse::{ParseError, parse_virtual_machine, parse_vmi};
+pub use quantity::Quantity;

@@ -1,0 +1,3 @@
+//! The `kubevirt.io` API group.
+
+pub mod v1;

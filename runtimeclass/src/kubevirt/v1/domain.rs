@@ -1,0 +1,134 @@
+//! The machine itself: CPUs, memory, what it boots.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Devices;
+use crate::Quantity;
+
+/// A machine's hardware.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DomainSpec {
+    /// CPU topology.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// The guest's RAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    /// What the pod asks for; sizes the guest where `cpu` and `memory` don't.
+    #[serde(default)]
+    pub resources: ResourceRequirements,
+    /// What runs first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
+    /// Disks, interfaces and the like.
+    pub devices: Devices,
+}
+
+/// CPU topology: the product is the number of vCPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cpu {
+    /// Cores in a socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores: Option<u32>,
+    /// Sockets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<u32>,
+    /// Threads in a core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+}
+
+/// The guest's RAM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Memory {
+    /// Its size, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Quantity>,
+    /// Back it by huge pages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hugepages: Option<Hugepages>,
+}
+
+/// Huge pages behind the guest's RAM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Hugepages {
+    /// `2Mi` or `1Gi`.
+    pub page_size: String,
+}
+
+/// Amounts by resource name; `cpu` and `memory` are the supported ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResourceRequirements {
+    /// At least this much.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, Quantity>,
+    /// At most this much.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, Quantity>,
+}
+
+/// What runs first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Firmware {
+    /// A kernel, with no firmware before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_boot: Option<KernelBoot>,
+}
+
+/// A kernel booted without firmware.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KernelBoot {
+    /// Its command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_args: Option<String>,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<KernelBootContainer>,
+}
+
+/// The image that a kernel comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KernelBootContainer {
+    /// In a pod, the container's own image. For `vireo run`: left out, or `local`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The kernel: an absolute path inside the image (for `vireo run`, a path on this machine).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_path: Option<String>,
+    /// The initial RAM disk, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd_path: Option<String>,
+}
+
+impl DomainSpec {
+    /// What the spec itself says of the number of vCPUs: the topology, else the CPU limit or request rounded up.
+    pub fn vcpus(&self) -> Option<u64> {
+        if let Some(cpu) = self.cpu.filter(|cpu| *cpu != Cpu::default()) {
+            let factor = |n: Option<u32>| u64::from(n.unwrap_or(1));
+            return Some(factor(cpu.cores).saturating_mul(factor(cpu.sockets)).saturating_mul(factor(cpu.threads)));
+        }
+        self.resource("cpu").map(Quantity::value)
+    }
+
+    /// What the spec itself says of the guest's RAM, bytes: `memory.guest`, else the memory request or limit.
+    pub fn guest_memory(&self) -> Option<u64> {
+        let guest = self.memory.as_ref().and_then(|memory| memory.guest.as_ref());
+        guest.or_else(|| self.resource("memory")).map(Quantity::value)
+    }
+
+    /// The request of a resource, else its limit (Kubernetes' own default for a request).
+    fn resource(&self, name: &str) -> Option<&Quantity> {
+        let ResourceRequirements { requests, limits } = &self.resources;
+        requests.get(name).or_else(|| limits.get(name)).filter(|quantity| !quantity.is_zero())
+    }
+}

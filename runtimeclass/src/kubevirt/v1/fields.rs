@@ -1,0 +1,267 @@
+//! Every field that KubeVirt has in the objects Vireo reads: the supported ones with what they hold, the others by name,
+//! so that a mistyped field and an unsupported one are told apart.
+//!
+//! Names from KubeVirt's OpenAPI document (v1.10 development, August 2026).
+
+use crate::schema::Kind::{Any, Boolean, Integer, List, Map, Quantity, Record, String};
+use crate::schema::{Field, Fields, Kind};
+
+const fn optional(name: &'static str, kind: Kind) -> Field {
+    Field { name, kind, required: false }
+}
+
+const fn required(name: &'static str, kind: Kind) -> Field {
+    Field { name, kind, required: true }
+}
+
+pub(crate) static VIRTUAL_MACHINE: Fields = Fields {
+    supported: &[
+        required("apiVersion", String),
+        required("kind", String),
+        optional("metadata", Record(&OBJECT_META)),
+        required("spec", Record(&VIRTUAL_MACHINE_SPEC)),
+        optional("status", Any),
+    ],
+    known: &[],
+};
+
+static OBJECT_META: Fields = Fields {
+    supported: &[
+        optional("name", String),
+        optional("annotations", Map(&String)),
+        optional("creationTimestamp", Any),
+        optional("deletionGracePeriodSeconds", Any),
+        optional("deletionTimestamp", Any),
+        optional("finalizers", Any),
+        optional("generateName", Any),
+        optional("generation", Any),
+        optional("labels", Map(&String)),
+        optional("managedFields", Any),
+        optional("namespace", String),
+        optional("ownerReferences", Any),
+        optional("resourceVersion", Any),
+        optional("selfLink", Any),
+        optional("uid", Any),
+    ],
+    known: &[],
+};
+
+static VIRTUAL_MACHINE_SPEC: Fields = Fields {
+    supported: &[
+        optional("runStrategy", String),
+        optional("running", Boolean),
+        required("template", Record(&INSTANCE_TEMPLATE)),
+    ],
+    known: &["dataVolumeTemplates", "instancetype", "preference", "updateVolumesStrategy"],
+};
+
+static INSTANCE_TEMPLATE: Fields = Fields {
+    supported: &[optional("metadata", Record(&OBJECT_META)), required("spec", Record(&INSTANCE_SPEC))],
+    known: &[],
+};
+
+pub(crate) static INSTANCE_SPEC: Fields = Fields {
+    supported: &[
+        optional("architecture", String),
+        required("domain", Record(&DOMAIN)),
+        optional("networks", List(&Record(&NETWORK))),
+        optional("volumes", List(&Record(&VOLUME))),
+        optional("terminationGracePeriodSeconds", Integer),
+    ],
+    known: &[
+        "accessCredentials",
+        "affinity",
+        "dnsConfig",
+        "dnsPolicy",
+        "evictionStrategy",
+        "hostname",
+        "livenessProbe",
+        "nodeSelector",
+        "priorityClassName",
+        "readinessProbe",
+        "resourceClaims",
+        "schedulerName",
+        "serviceAccountName",
+        "startStrategy",
+        "subdomain",
+        "tolerations",
+        "topologySpreadConstraints",
+        "utilityVolumes",
+    ],
+};
+
+static DOMAIN: Fields = Fields {
+    supported: &[
+        optional("cpu", Record(&CPU)),
+        optional("memory", Record(&MEMORY)),
+        optional("resources", Record(&RESOURCES)),
+        optional("firmware", Record(&FIRMWARE)),
+        required("devices", Record(&DEVICES)),
+    ],
+    known: &[
+        "chassis",
+        "clock",
+        "features",
+        "ioThreads",
+        "ioThreadsPolicy",
+        "launchSecurity",
+        "machine",
+        "rebootPolicy",
+    ],
+};
+
+static CPU: Fields = Fields {
+    supported: &[optional("cores", Integer), optional("sockets", Integer), optional("threads", Integer)],
+    known: &["dedicatedCpuPlacement", "features", "isolateEmulatorThread", "maxSockets", "model", "numa", "realtime"],
+};
+
+static MEMORY: Fields = Fields {
+    supported: &[optional("guest", Quantity), optional("hugepages", Record(&HUGEPAGES))],
+    known: &["maxGuest", "reservedOverhead"],
+};
+
+static HUGEPAGES: Fields = Fields { supported: &[required("pageSize", String)], known: &[] };
+
+static RESOURCES: Fields = Fields {
+    supported: &[optional("requests", Map(&Quantity)), optional("limits", Map(&Quantity))],
+    known: &["overcommitGuestOverhead"],
+};
+
+static FIRMWARE: Fields = Fields {
+    supported: &[optional("kernelBoot", Record(&KERNEL_BOOT))],
+    known: &["acpi", "bootloader", "serial", "uuid"],
+};
+
+static KERNEL_BOOT: Fields = Fields {
+    supported: &[optional("kernelArgs", String), optional("container", Record(&KERNEL_BOOT_CONTAINER))],
+    known: &[],
+};
+
+static KERNEL_BOOT_CONTAINER: Fields = Fields {
+    supported: &[optional("image", String), optional("kernelPath", String), optional("initrdPath", String)],
+    known: &["imagePullPolicy", "imagePullSecret"],
+};
+
+static DEVICES: Fields = Fields {
+    supported: &[
+        optional("disks", List(&Record(&DISK))),
+        optional("interfaces", List(&Record(&INTERFACE))),
+        optional("rng", Record(&EMPTY)),
+        optional("autoattachPodInterface", Boolean),
+        optional("autoattachSerialConsole", Boolean),
+        optional("autoattachGraphicsDevice", Boolean),
+        optional("autoattachMemBalloon", Boolean),
+    ],
+    known: &[
+        "autoattachInputDevice",
+        "autoattachVSOCK",
+        "blockMultiQueue",
+        "clientPassthrough",
+        "disableHotplug",
+        "downwardMetrics",
+        "filesystems",
+        "gpus",
+        "hostDevices",
+        "inputs",
+        "logSerialConsole",
+        "networkInterfaceMultiqueue",
+        "panicDevices",
+        "sound",
+        "tpm",
+        "useVirtioTransitional",
+        "video",
+        "watchdog",
+    ],
+};
+
+static EMPTY: Fields = Fields { supported: &[], known: &[] };
+
+static DISK: Fields = Fields {
+    supported: &[required("name", String), optional("disk", Record(&DISK_TARGET)), optional("serial", String)],
+    known: &[
+        "blockSize",
+        "bootOrder",
+        "cache",
+        "cdrom",
+        "changedBlockTracking",
+        "dedicatedIOThread",
+        "errorPolicy",
+        "io",
+        "lun",
+        "shareable",
+        "tag",
+    ],
+};
+
+static DISK_TARGET: Fields =
+    Fields { supported: &[optional("bus", String), optional("readonly", Boolean)], known: &["pciAddress"] };
+
+static INTERFACE: Fields = Fields {
+    supported: &[
+        required("name", String),
+        optional("masquerade", Record(&EMPTY)),
+        optional("model", String),
+        optional("macAddress", String),
+        optional("ports", List(&Record(&PORT))),
+    ],
+    known: &[
+        "acpiIndex",
+        "binding",
+        "bootOrder",
+        "bridge",
+        "dhcpOptions",
+        "macvtap",
+        "passt",
+        "passtBinding",
+        "pciAddress",
+        "portRanges",
+        "slirp",
+        "sriov",
+        "state",
+        "tag",
+    ],
+};
+
+static PORT: Fields = Fields {
+    supported: &[optional("name", String), optional("protocol", String), required("port", Integer)],
+    known: &[],
+};
+
+static NETWORK: Fields = Fields {
+    supported: &[required("name", String), optional("pod", Record(&POD_NETWORK))],
+    known: &["multus", "resourceClaim"],
+};
+
+static POD_NETWORK: Fields = Fields { supported: &[], known: &["vmIPv6NetworkCIDR", "vmNetworkCIDR"] };
+
+static VOLUME: Fields = Fields {
+    supported: &[
+        required("name", String),
+        optional("containerDisk", Record(&CONTAINER_DISK)),
+        optional("hostDisk", Record(&HOST_DISK)),
+    ],
+    known: &[
+        "cloudInitConfigDrive",
+        "cloudInitNoCloud",
+        "configMap",
+        "containerPath",
+        "dataVolume",
+        "downwardAPI",
+        "downwardMetrics",
+        "emptyDisk",
+        "ephemeral",
+        "memoryDump",
+        "persistentVolumeClaim",
+        "secret",
+        "serviceAccount",
+        "sysprep",
+    ],
+};
+
+static CONTAINER_DISK: Fields = Fields {
+    supported: &[required("image", String), optional("path", String)],
+    known: &["imagePullPolicy", "imagePullSecret"],
+};
+
+static HOST_DISK: Fields =
+    Fields { supported: &[required("path", String), required("type", String)], known: &["capacity", "shared"] };

@@ -1,0 +1,17 @@
+//! `kubevirt.io/v1`, as far as Vireo serves it: the types hold exactly the supported fields, [`fields`] also knows the
+//! names of the others.
+
+mod devices;
+mod domain;
+pub(crate) mod fields;
+mod instance;
+mod networks;
+mod virtual_machine;
+mod volumes;
+
+pub use devices::{Devices, Disk, DiskTarget, Rng};
+pub use domain::{Cpu, DomainSpec, Firmware, Hugepages, KernelBoot, KernelBootContainer, Memory, ResourceRequirements};
+pub use instance::VirtualMachineInstanceSpec;
+pub use networks::{Interface, InterfaceMasquerade, Network, PodNetwork, Port};
+pub use virtual_machine::{ObjectMeta, VirtualMachine, VirtualMachineInstanceTemplateSpec, VirtualMachineSpec};
+pub use volumes::{ContainerDiskSource, HostDisk, Volume};

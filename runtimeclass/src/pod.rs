@@ -1,0 +1,19 @@
+//! What a pod carries for its shim: the names that both sides use.
+
+/// The runtime class, and the handler's name in containerd's configuration.
+pub const RUNTIME_CLASS: &str = "vireo";
+
+/// Annotation with a `kubevirt.io/v1` `VirtualMachineInstanceSpec` as JSON. Without it the pod's container alone describes
+/// the machine.
+///
+/// containerd hands it on where the runtime's configuration says `pod_annotations = ["vireo.dev/*"]`.
+pub const ANNOTATION_VMI: &str = "vireo.dev/vmi";
+
+/// Folder of a container image that holds its one disk image (KubeVirt's containerDisk).
+pub const CONTAINER_DISK_DIR: &str = "/disk";
+
+/// The node's configuration, written by `install.sh`.
+pub const NODE_CONFIG: &str = "/etc/vireo/config.json";
+
+/// User and group that the VMM runs as where the pod names none: KubeVirt's `qemu`, owner of the files in a containerDisk.
+pub const DEFAULT_ID: u32 = 107;

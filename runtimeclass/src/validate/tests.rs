@@ -1,0 +1,307 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{ParseError, parse_virtual_machine, parse_vmi};
+
+/// What is said of a document.
+fn refusals(spec: &Value) -> Vec<String> {
+    match parse_vmi(&spec.to_string()) {
+        Ok(_) => Vec::new(),
+        Err(ParseError::Refused(problems)) => problems.0.iter().map(ToString::to_string).collect(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// A spec that boots a kernel from its image, changed by `change`.
+fn vmi(change: impl FnOnce(&mut Value)) -> Value {
+    let mut spec = json!({
+        "domain": {
+            "cpu": {"cores": 2, "sockets": 1, "threads": 1},
+            "memory": {"guest": "512Mi"},
+            "resources": {"limits": {"memory": "1Gi", "cpu": 2}},
+            "firmware": {"kernelBoot": {
+                "kernelArgs": "console=hvc0",
+                "container": {"image": "kernels", "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd"},
+            }},
+            "devices": {
+                "disks": [{"name": "root", "disk": {"bus": "virtio", "readonly": true}, "serial": "abc"}],
+                "interfaces": [{"name": "default", "masquerade": {}, "model": "virtio", "ports": [{"port": 80}]}],
+                "rng": {},
+                "autoattachSerialConsole": true,
+                "autoattachGraphicsDevice": false,
+            },
+        },
+        "networks": [{"name": "default", "pod": {}}],
+        "volumes": [{"name": "root", "containerDisk": {"image": "debian", "path": "/disk/a.img"}}],
+        "terminationGracePeriodSeconds": 30,
+    });
+    change(&mut spec);
+    spec
+}
+
+#[test]
+fn a_full_spec_passes() {
+    assert_eq!(refusals(&vmi(|_| ())), [""; 0]);
+    assert_eq!(refusals(&json!({"domain": {"devices": {}}})), [""; 0]);
+    // Null is what Kubernetes writes for "left out".
+    assert_eq!(refusals(&json!({"domain": {"devices": {"disks": null}}, "hostname": null})), [""; 0]);
+}
+
+#[test]
+fn each_wrong_value_is_refused_by_its_path() {
+    let cases: &[(&str, Value, &str)] = &[
+        ("/domain/devices/sound", json!({"name": "s"}), "spec.domain.devices.sound: not supported by vireo"),
+        ("/domain/devices/sond", json!({}), "spec.domain.devices.sond: unknown field"),
+        ("/domain/cpu/cores", json!(0), "spec.domain.cpu.cores: 0; at least 1 is needed"),
+        ("/domain/cpu/cores", json!(-1), "spec.domain.cpu.cores: must be a whole number from 0 to 2147483647"),
+        ("/domain/cpu/cores", json!("2"), "spec.domain.cpu.cores: must be a whole number from 0 to 2147483647"),
+        ("/domain/cpu/cores", json!(2_147_483_647), "spec.domain.cpu: 2147483647 vCPUs; a machine has at most 254"),
+        ("/domain/cpu/model", json!("host-passthrough"), "spec.domain.cpu.model: not supported by vireo"),
+        (
+            "/domain/memory/guest",
+            json!("0"),
+            "spec.domain.memory.guest: 0 is less than any guest needs; 128Mi, for one",
+        ),
+        (
+            "/domain/memory/guest",
+            json!("2Gi"),
+            "spec.domain.memory.guest: 2Gi is more than domain.resources.limits.memory, 1Gi",
+        ),
+        ("/domain/memory/guest", json!("9Ei"), "spec.domain.memory.guest: \"9Ei\" is too large"),
+        (
+            "/domain/memory/hugepages",
+            json!({"pageSize": "4Ki"}),
+            "spec.domain.memory.hugepages.pageSize: \"4Ki\" is not supported by vireo; 2Mi and 1Gi are",
+        ),
+        (
+            "/domain/memory/hugepages",
+            json!({"pageSize": "1Gi"}),
+            "spec.domain.memory.guest: 536870912 bytes are no multiple of the huge page size, 1Gi",
+        ),
+        ("/domain/memory/hugepages", json!({}), "spec.domain.memory.hugepages.pageSize: missing"),
+        (
+            "/domain/resources/limits/gpu",
+            json!("1"),
+            "spec.domain.resources.limits.gpu: not supported by vireo; cpu and memory are",
+        ),
+        (
+            "/domain/devices/autoattachSerialConsole",
+            json!(false),
+            "spec.domain.devices.autoattachSerialConsole: false is not supported by vireo; a machine's serial console is its pod's stdio",
+        ),
+        (
+            "/domain/devices/autoattachGraphicsDevice",
+            json!(true),
+            "spec.domain.devices.autoattachGraphicsDevice: true is not supported by vireo; there is no graphics device yet",
+        ),
+        ("/domain/devices/rng", json!({"source": "x"}), "spec.domain.devices.rng.source: unknown field"),
+        (
+            "/domain/devices/disks/0/disk/bus",
+            json!("sata"),
+            "spec.domain.devices.disks[0].disk.bus: \"sata\" is not supported by vireo; virtio is",
+        ),
+        (
+            "/domain/devices/disks/0/cdrom",
+            json!({"bus": "sata"}),
+            "spec.domain.devices.disks[0].cdrom: not supported by vireo",
+        ),
+        (
+            "/domain/devices/disks/0/name",
+            json!("boot"),
+            "spec.domain.devices.disks[0].name: no volume is named \"boot\"",
+        ),
+        (
+            "/domain/devices/disks/0/serial",
+            json!("a".repeat(21)),
+            "spec.domain.devices.disks[0].serial: 21 bytes; a virtio disk's serial has at most 20",
+        ),
+        (
+            "/domain/devices/interfaces/0/macAddress",
+            json!("01:00:5e:00:00:01"),
+            "spec.domain.devices.interfaces[0].macAddress: \"01:00:5e:00:00:01\" is no unicast hardware address, such as 02:00:00:12:34:56",
+        ),
+        (
+            "/domain/devices/interfaces/0/ports/0/port",
+            json!(65536),
+            "spec.domain.devices.interfaces[0].ports[0].port: 65536 is not within 1 to 65535",
+        ),
+        (
+            "/domain/devices/interfaces/0/model",
+            json!("e1000"),
+            "spec.domain.devices.interfaces[0].model: \"e1000\" is not supported by vireo; virtio is",
+        ),
+        (
+            "/domain/firmware/kernelBoot/kernelArgs",
+            json!("a\nb"),
+            "spec.domain.firmware.kernelBoot.kernelArgs: contains a control character",
+        ),
+        (
+            "/domain/firmware/kernelBoot/container",
+            json!({"image": "x"}),
+            "spec.domain.firmware.kernelBoot.container.kernelPath: missing; without firmware a kernel is needed",
+        ),
+        ("/domain/firmware/bootloader", json!({"efi": {}}), "spec.domain.firmware.bootloader: not supported by vireo"),
+        ("/networks/0", json!({"name": "default", "multus": {}}), "spec.networks[0].multus: not supported by vireo"),
+        (
+            "/networks/0/pod/vmNetworkCIDR",
+            json!("10.1.0.0/24"),
+            "spec.networks[0].pod.vmNetworkCIDR: not supported by vireo",
+        ),
+        ("/volumes/0/hostDisk", json!({"path": "/x", "type": "Disk"}), "spec.volumes[0]: has more than one source"),
+        (
+            "/volumes/0/containerDisk",
+            json!({"image": "x", "path": "disk/a"}),
+            "spec.volumes[0].containerDisk.path: must be absolute",
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "root"}),
+            "spec.volumes[0]: has no source; containerDisk and hostDisk are supported",
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "root", "hostDisk": {"path": "/x", "type": "DiskOrCreate"}}),
+            "spec.volumes[0].hostDisk.type: \"DiskOrCreate\" is not supported by vireo; Disk is",
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "root", "cloudInitNoCloud": {}}),
+            "spec.volumes[0].cloudInitNoCloud: not supported by vireo",
+        ),
+        ("/volumes", json!({}), "spec.volumes: must be a list"),
+        ("/volumes/0/name", json!(7), "spec.volumes[0].name: must be a string"),
+        ("/architecture", json!("arm64"), "spec.architecture: \"arm64\" is not supported by vireo; amd64 is"),
+        ("/domain", json!([]), "spec.domain: must be an object"),
+    ];
+    for (pointer, value, expected) in cases {
+        let spec = vmi(|spec| {
+            let (parent, field) = pointer.rsplit_once('/').unwrap();
+            match spec.pointer_mut(parent).unwrap() {
+                Value::Object(map) => _ = map.insert(field.to_owned(), value.clone()),
+                Value::Array(list) => list[field.parse::<usize>().unwrap()] = value.clone(),
+                other => panic!("{pointer}: {other}"),
+            }
+        });
+        assert_eq!(refusals(&spec), [*expected], "{pointer}");
+    }
+}
+
+#[test]
+fn everything_wrong_is_said_at_once() {
+    let spec = json!({
+        "domain": {"devices": {"gpus": [], "disks": [{"disk": {"buss": "virtio"}}]}, "cpu": {"cores": true}},
+        "hostname": "x",
+        "nonsense": 1,
+    });
+    let mut found = refusals(&spec);
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "spec.domain.cpu.cores: must be a whole number from 0 to 2147483647",
+            "spec.domain.devices.disks[0].disk.buss: unknown field",
+            "spec.domain.devices.disks[0].name: missing",
+            "spec.domain.devices.gpus: not supported by vireo",
+            "spec.hostname: not supported by vireo",
+            "spec.nonsense: unknown field",
+        ]
+    );
+}
+
+#[test]
+fn names_join_disks_and_volumes_interfaces_and_networks() {
+    let spec = vmi(|spec| {
+        spec["volumes"] = json!([
+            {"name": "a", "containerDisk": {"image": "x"}},
+            {"name": "a", "containerDisk": {"image": "x"}},
+        ]);
+        spec["domain"]["devices"]["disks"] = json!([{"name": ""}]);
+        spec["domain"]["devices"]["interfaces"] = json!([{"name": "left"}, {"name": "default", "masquerade": {}}]);
+    });
+    assert_eq!(
+        refusals(&spec),
+        [
+            "spec.volumes[1].name: \"a\" is already taken",
+            "spec.domain.devices.disks[0].name: empty",
+            "spec.domain.devices.disks[0].name: no volume is named \"\"",
+            "spec.domain.devices.interfaces[0].name: no network is named \"left\"",
+            "spec.domain.devices.interfaces[0]: has no binding; masquerade is supported",
+            "spec.domain.devices.interfaces[1]: not supported by vireo; a pod network gives one interface",
+        ]
+    );
+}
+
+#[test]
+fn malformed_json_is_an_error_of_its_own() {
+    assert!(matches!(parse_vmi("{"), Err(ParseError::Json(_))));
+    assert!(matches!(parse_vmi(&"[".repeat(100_000)), Err(ParseError::Json(_))));
+    assert_eq!(parse_vmi("[]").unwrap_err().to_string(), "spec: must be an object");
+}
+
+#[test]
+fn sizes_come_from_the_spec() {
+    let size = |domain: Value| {
+        let spec = parse_vmi(&json!({"domain": domain}).to_string()).unwrap();
+        (spec.domain.vcpus(), spec.domain.guest_memory())
+    };
+    let none = json!({"devices": {}});
+    assert_eq!(size(none), (None, None));
+    let topology = json!({"devices": {}, "cpu": {"cores": 2, "threads": 2}, "memory": {"guest": "128M"}});
+    assert_eq!(size(topology), (Some(4), Some(128_000_000)));
+    let requests = json!({"devices": {}, "cpu": {}, "resources": {"requests": {"cpu": "1500m", "memory": "1Gi"}}});
+    assert_eq!(size(requests), (Some(2), Some(1 << 30)));
+}
+
+#[test]
+fn virtual_machines() {
+    let vm = |change: fn(&mut Value)| {
+        let mut vm = json!({
+            "apiVersion": "kubevirt.io/v1",
+            "kind": "VirtualMachine",
+            "metadata": {"name": "a", "labels": {"x": "y"}},
+            "spec": {"runStrategy": "Always", "template": {"metadata": {"labels": {}}, "spec": {"domain": {"devices": {}}}}},
+        });
+        change(&mut vm);
+        parse_virtual_machine(vm).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(vm(|_| ()), Ok(()));
+    type Change = fn(&mut Value);
+    let refused: [(Change, &str); 6] = [
+        (|vm| vm["kind"] = json!("Pod"), "kind: \"Pod\" is not supported by vireo; VirtualMachine is"),
+        (|vm| vm["apiVersion"] = Value::Null, "apiVersion: \"no string\" is not supported by vireo; kubevirt.io/v1 is"),
+        (|vm| vm["spec"]["running"] = json!(true), "spec.running: excludes spec.runStrategy; name one of them"),
+        (
+            |vm| vm["spec"]["runStrategy"] = json!("Sometimes"),
+            "spec.runStrategy: \"Sometimes\" is not supported by vireo; Always, Halted, Manual, RerunOnFailure and Once are",
+        ),
+        (
+            |vm| vm["spec"]["template"]["spec"]["domain"]["devices"]["sound"] = json!({}),
+            "spec.template.spec.domain.devices.sound: not supported by vireo",
+        ),
+        (|vm| vm["metadata"]["name"] = json!(1), "metadata.name: must be a string"),
+    ];
+    for (change, expected) in refused {
+        assert_eq!(vm(change), Err(expected.to_owned()));
+    }
+    assert_eq!(
+        parse_virtual_machine(json!("x")).unwrap_err().to_string(),
+        "apiVersion: missing; kubevirt.io/v1 is needed"
+    );
+}
+
+#[test]
+fn hardware_addresses() {
+    assert_eq!(parse_mac("02:00:00:Aa:bB:01"), Some([2, 0, 0, 0xaa, 0xbb, 1]));
+    assert_eq!(parse_mac("02-00-00-aa-bb-01"), Some([2, 0, 0, 0xaa, 0xbb, 1]));
+    for text in [
+        "",
+        "02:00:00:aa:bb",
+        "02:00:00:aa:bb:01:02",
+        "02:00:00:aa:bb:1",
+        "2:00:00:aa:bb:001",
+        "00:00:00:00:00:00",
+        "+2:00:00:aa:bb:01",
+    ] {
+        assert_eq!(parse_mac(text), None, "{text}");
+    }
+}
