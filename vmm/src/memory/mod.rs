@@ -1,5 +1,6 @@
 //! Guest memory: where everything lies in the guest physical address space, and the RAM itself.
 
+pub mod guest_buffers;
 pub mod layout;
 
 /// The guest's RAM as devices and loaders see it: cheap to clone, shared by all threads.

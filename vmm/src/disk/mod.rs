@@ -1,0 +1,31 @@
+//! Disk images as a flat run of bytes, whatever they are kept in.
+
+pub mod raw;
+
+use std::io;
+
+pub use raw::{OpenError, RawImage};
+
+use crate::memory::guest_buffers::GuestBuffers;
+
+/// Bytes of a sector, the unit in which disks are addressed.
+pub const SECTOR: u64 = 512;
+
+/// An image that a disk device reads and writes. Called from the threads of several queues at once; callers keep inside
+/// [`Image::size`], and never write to a read-only image.
+pub trait Image: Send + Sync + std::fmt::Debug {
+    /// Size in bytes, a multiple of [`SECTOR`].
+    fn size(&self) -> u64;
+    /// Whether it may only be read.
+    fn readonly(&self) -> bool;
+    /// Fills `buffers` from `offset`, and empties the list.
+    fn read(&self, buffers: &mut GuestBuffers, offset: u64) -> io::Result<()>;
+    /// Writes `buffers` at `offset`, and empties the list.
+    fn write(&self, buffers: &mut GuestBuffers, offset: u64) -> io::Result<()>;
+    /// Returns once all completed writes are on stable storage.
+    fn flush(&self) -> io::Result<()>;
+    /// Gives the space of a range back if the host can; what it reads as afterwards is not defined.
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Makes a range read as zeros, giving its space back if `unmap` and the host can.
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
+}

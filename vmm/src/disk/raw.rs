@@ -1,0 +1,191 @@
+//! A raw image: a regular file or a block device whose bytes are the disk's.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+
+use super::{Image, SECTOR};
+use crate::memory::guest_buffers::GuestBuffers;
+
+/// Zeros written at once where the host can't punch or zero a range itself, bytes.
+const ZEROS: usize = 16 << 10;
+
+/// Why a file can't be a disk.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is neither a regular file nor a block device.
+    #[error("image is {0}; a raw image file or a block device is needed")]
+    Kind(&'static str),
+    /// It has no bytes.
+    #[error("image is empty")]
+    Empty,
+    /// Its size isn't whole sectors.
+    #[error("image size {0} is not a multiple of 512 bytes")]
+    Size(u64),
+    /// It is to be written but was opened read-only.
+    #[error("image is open for reading only; make the disk read-only or open it for writing")]
+    NotWritable,
+    /// The host refused to say.
+    #[error("image can't be examined")]
+    Io(#[source] io::Error),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct RawImage {
+    file: File,
+    size: u64,
+    readonly: bool,
+}
+
+impl RawImage {
+    /// Takes an open image; it must be open for writing unless `readonly`.
+    pub fn new(mut file: File, readonly: bool) -> Result<Self, OpenError> {
+        let kind = file.metadata().map_err(OpenError::Io)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let what = match kind {
+                k if k.is_dir() => "a directory",
+                k if k.is_fifo() => "a FIFO",
+                k if k.is_socket() => "a socket",
+                _ => "a character device",
+            };
+            return Err(OpenError::Kind(what));
+        }
+        // Also tells the size of block devices, whose metadata doesn't.
+        let size = file.seek(SeekFrom::End(0)).map_err(OpenError::Io)?;
+        if size == 0 {
+            return Err(OpenError::Empty);
+        }
+        if !size.is_multiple_of(SECTOR) {
+            return Err(OpenError::Size(size));
+        }
+        let flags = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETFL).map_err(|e| OpenError::Io(e.into()))?;
+        if !readonly && OFlag::from_bits_truncate(flags) & OFlag::O_ACCMODE == OFlag::O_RDONLY {
+            return Err(OpenError::NotWritable);
+        }
+        Ok(Self { file, size, readonly })
+    }
+
+    fn fallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
+        let offset = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+        let len = i64::try_from(len).map_err(|_| Errno::EINVAL)?;
+        loop {
+            match fallocate(&self.file, flags | FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
+                Err(Errno::EINTR) => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn write_zeros(&self, mut offset: u64, len: u64) -> io::Result<()> {
+        let zeros = [0; ZEROS];
+        let end = offset + len;
+        while offset < end {
+            let part = usize::try_from(end - offset).unwrap_or(ZEROS).min(ZEROS);
+            self.file.write_all_at(&zeros[..part], offset)?;
+            offset += part as u64;
+        }
+        Ok(())
+    }
+}
+
+/// The file system or device can't do it for this range: EINVAL is how block devices refuse unaligned ones.
+fn unsupported(error: Errno) -> bool {
+    matches!(error, Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS | Errno::ENODEV)
+}
+
+impl Image for RawImage {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn readonly(&self) -> bool {
+        self.readonly
+    }
+
+    fn read(&self, buffers: &mut GuestBuffers, offset: u64) -> io::Result<()> {
+        buffers.read_exact_at(self.file.as_fd(), offset)
+    }
+
+    fn write(&self, buffers: &mut GuestBuffers, offset: u64) -> io::Result<()> {
+        buffers.write_all_at(self.file.as_fd(), offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        match self.fallocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE, offset, len) {
+            // A discard is a hint.
+            Err(e) if unsupported(e) => Ok(()),
+            done => Ok(done?),
+        }
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE;
+        let ways = if unmap {
+            &[punch, FallocateFlags::FALLOC_FL_ZERO_RANGE][..]
+        } else {
+            &[FallocateFlags::FALLOC_FL_ZERO_RANGE]
+        };
+        for way in ways {
+            match self.fallocate(*way, offset, len) {
+                Err(e) if unsupported(e) => {}
+                done => return Ok(done?),
+            }
+        }
+        self.write_zeros(offset, len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    fn image(content: &[u8]) -> RawImage {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(content, 0).unwrap();
+        RawImage::new(file, false).unwrap()
+    }
+
+    #[test]
+    fn refuses_what_is_no_disk() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(matches!(RawImage::new(file.try_clone().unwrap(), false), Err(OpenError::Empty)));
+        file.set_len(513).unwrap();
+        assert!(matches!(RawImage::new(file, false), Err(OpenError::Size(513))));
+        let error = RawImage::new(File::open("/").unwrap(), true).unwrap_err();
+        assert_eq!(error.to_string(), "image is a directory; a raw image file or a block device is needed");
+        assert!(matches!(RawImage::new(File::open("/dev/null").unwrap(), true), Err(OpenError::Kind(_))));
+        let named = tempfile::NamedTempFile::new().unwrap();
+        named.as_file().set_len(512).unwrap();
+        let reader = File::open(named.path()).unwrap();
+        assert!(matches!(RawImage::new(reader.try_clone().unwrap(), false), Err(OpenError::NotWritable)));
+        assert!(RawImage::new(reader, true).unwrap().readonly());
+    }
+
+    #[test]
+    fn zeroes_and_frees_ranges() {
+        let image = image(&vec![7; 256 << 10]);
+        let before = image.file.metadata().unwrap().blocks();
+        image.write_zeroes(512, 1024, false).unwrap();
+        image.write_zeroes(64 << 10, 64 << 10, true).unwrap();
+        image.discard(128 << 10, 128 << 10).unwrap();
+        image.write_zeros(0, 512).unwrap();
+        image.flush().unwrap();
+        let mut bytes = vec![1; 256 << 10];
+        image.file.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes[..1536].iter().all(|b| *b == 0));
+        assert_eq!(bytes[1536], 7);
+        assert!(bytes[64 << 10..128 << 10].iter().all(|b| *b == 0));
+        assert!(image.file.metadata().unwrap().blocks() < before, "space is given back");
+        assert_eq!(image.file.metadata().unwrap().len(), 256 << 10);
+    }
+}
