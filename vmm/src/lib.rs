@@ -17,7 +17,10 @@
 pub mod bus;
 pub mod config;
 pub mod control;
+pub mod disk;
 pub mod event_loop;
 pub mod interrupts;
 pub mod memory;
+pub mod pci;
 pub mod virtio;
+pub mod worker;

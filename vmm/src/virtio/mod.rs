@@ -1,3 +1,14 @@
-//! virtio devices: what each offers and does ([`device`]), apart from how a driver finds it.
+//! virtio devices: what each offers and does ([`device`]), apart from how a driver finds it ([`transport`]).
+//!
+//! Each device is a folder: `device` is what the transport talks to, `request` reads what the driver wrote (pure, but for
+//! guest memory), and a worker serves the queues, on a thread of its own or on the machine's event thread ([`served`]).
 
+pub mod block;
 pub mod device;
+pub mod rng;
+pub mod served;
+pub mod transport;
+pub mod virtqueue;
+
+#[cfg(test)]
+pub(crate) mod testing;

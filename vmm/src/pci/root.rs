@@ -1,0 +1,149 @@
+//! Bus 0: which function sits in which slot, and where their BARs go.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+
+use kvm_ioctls::VmFd;
+
+use super::config_access::{ConfigPorts, Ecam};
+use super::host_bridge::HostBridge;
+use super::{Error, PciFunction, SLOTS};
+use crate::bus::{Bus, BusDevice};
+use crate::event_loop;
+use crate::interrupts::Interrupts;
+use crate::memory::GuestRam;
+use crate::virtio::device::VirtioDevice;
+use crate::virtio::transport::{BAR_SIZE, VirtioPci};
+
+/// What PCI devices stand on.
+pub struct PciContext {
+    /// The VM, for ioeventfds.
+    pub vm: Arc<VmFd>,
+    /// Its interrupt routes, for MSI-X.
+    pub interrupts: Interrupts,
+    /// The memory-mapped I/O space that BARs are decoded in.
+    pub mmio: Arc<Bus>,
+    /// The machine's event thread: devices are activated and reset there.
+    pub events: event_loop::Handle,
+    /// Guest memory.
+    pub ram: GuestRam,
+    /// The window below 4 GiB that BARs are placed in.
+    pub mmio32: Range<u64>,
+    /// The window above RAM that the guest may move BARs to.
+    pub mmio64: Range<u64>,
+}
+
+impl fmt::Debug for PciContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PciContext").field("mmio32", &self.mmio32).field("mmio64", &self.mmio64).finish_non_exhaustive()
+    }
+}
+
+/// What plugged functions keep of the context. The bus is held weakly: it holds them.
+pub struct Host {
+    /// The VM, for ioeventfds.
+    pub vm: Arc<VmFd>,
+    /// Its interrupt routes.
+    pub interrupts: Interrupts,
+    /// The machine's event thread.
+    pub events: event_loop::Handle,
+    /// Guest memory.
+    pub ram: GuestRam,
+    mmio: Weak<Bus>,
+    windows: [Range<u64>; 2],
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("windows", &self.windows).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// The bus that BARs are decoded on, while the machine lives.
+    pub fn mmio(&self) -> Option<Arc<Bus>> {
+        self.mmio.upgrade()
+    }
+
+    /// Whether a BAR may lie at `address`: anywhere else it would shadow what isn't PCI's.
+    pub fn in_window(&self, address: u64, size: u64) -> bool {
+        let Some(end) = address.checked_add(size) else { return false };
+        self.windows.iter().any(|w| w.start <= address && end <= w.end)
+    }
+}
+
+/// The bus. See the module.
+pub struct PciRoot {
+    host: Arc<Host>,
+    slots: RwLock<Vec<Arc<dyn PciFunction>>>,
+    /// First address of the 32-bit window that no BAR has yet.
+    free: Mutex<u64>,
+}
+
+impl fmt::Debug for PciRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner).len();
+        f.debug_struct("PciRoot").field("host", &self.host).field("slots", &slots).finish_non_exhaustive()
+    }
+}
+
+impl PciRoot {
+    /// A bus with nothing but its host bridge.
+    pub fn new(context: PciContext) -> Arc<Self> {
+        let PciContext { vm, interrupts, mmio, events, ram, mmio32, mmio64 } = context;
+        let free = Mutex::new(mmio32.start);
+        let windows = [mmio32, mmio64];
+        let bridge: Arc<dyn PciFunction> = Arc::new(HostBridge::default());
+        let host = Host { vm, interrupts, events, ram, mmio: Arc::downgrade(&mmio), windows };
+        Arc::new(Self { host: Arc::new(host), slots: RwLock::new(vec![bridge]), free })
+    }
+
+    /// Plugs a virtio device into the next slot and gives its BAR an address. It is decoded once the guest sets memory
+    /// enable in its command register.
+    pub fn add_virtio(self: &Arc<Self>, device: Box<dyn VirtioDevice>) -> Result<(), Error> {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() == SLOTS {
+            return Err(Error::NoSlot);
+        }
+        let address = self.place(BAR_SIZE)?;
+        slots.push(VirtioPci::new(device, Arc::clone(&self.host), address)?);
+        Ok(())
+    }
+
+    /// The configuration space as memory, for [`crate::memory::layout::ECAM_START`].
+    pub fn ecam(self: &Arc<Self>) -> Arc<dyn BusDevice> {
+        Arc::new(Ecam(Arc::clone(self)))
+    }
+
+    /// The configuration space as eight ports from [`crate::memory::layout::port::PCI_CONFIG`]; one-byte accesses to the
+    /// second (0xCF9) go to `reset` at offset 0.
+    pub fn config_ports(self: &Arc<Self>, reset: Arc<dyn BusDevice>) -> Arc<dyn BusDevice> {
+        Arc::new(ConfigPorts { root: Arc::clone(self), reset, address: AtomicU32::new(0) })
+    }
+
+    /// Stops all devices; when it returns none of them touches guest memory. Not to be called from a device's thread.
+    pub fn reset(&self) {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for function in slots {
+            function.stop();
+        }
+    }
+
+    /// The function in `slot`.
+    pub(super) fn function(&self, slot: usize) -> Option<Arc<dyn PciFunction>> {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner).get(slot).cloned()
+    }
+
+    /// Takes `size` bytes (a power of two) of the 32-bit window, aligned to their size.
+    fn place(&self, size: u64) -> Result<u64, Error> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = free.next_multiple_of(size);
+        if !self.host.in_window(address, size) {
+            return Err(Error::NoSpace(size));
+        }
+        *free = address + size;
+        Ok(address)
+    }
+}

@@ -1,0 +1,313 @@
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::Block;
+use super::request::{self, DiskRange, Limits, Request, Status};
+use crate::disk::RawImage;
+use crate::memory::guest_buffers::GuestBuffers;
+use crate::virtio::device::{ActivateError, VirtioDevice};
+use crate::virtio::testing::{DATA, DriverQueue, EventThread, Part, Told, activation, ram, wait};
+use crate::virtio::virtqueue::Virtqueue;
+
+const HEADER: u64 = DATA;
+const STATUS: u64 = DATA + 0x100;
+const BUFFER: u64 = DATA + 0x1000;
+/// VIRTIO_BLK_F_FLUSH.
+const FLUSH: u64 = 1 << 9;
+const SECTORS: u64 = 128;
+
+struct Rig {
+    block: Block,
+    file: File,
+    queue: DriverQueue,
+    told: Arc<Told>,
+    _events: EventThread,
+}
+
+impl Rig {
+    fn start(readonly: bool) -> Self {
+        Self::with_queue(readonly, |queue| queue)
+    }
+
+    fn with_queue(readonly: bool, change: impl FnOnce(DriverQueue) -> DriverQueue) -> Self {
+        let events = EventThread::start();
+        let file = tempfile::tempfile().unwrap();
+        let content: Vec<u8> = (0..SECTORS).flat_map(|s| [u8::try_from(s).unwrap(); 512]).collect();
+        file.write_all_at(&content, 0).unwrap();
+        let image = RawImage::new(file.try_clone().unwrap(), readonly).unwrap();
+        let mut block = Block::new("test".into(), image, Some(*b"serial-0123456789xyz"));
+        let queue = change(DriverQueue::new(&ram(), 0x1000, 64));
+        let told = Arc::new(Told::default());
+        block.activate(activation(&[&queue], FLUSH, &told, &events.handle)).unwrap();
+        Self { block, file, queue, told, _events: events }
+    }
+
+    fn header(&self, at: u64, kind: u32, sector: u64) {
+        self.queue.write(at, &[kind.to_le_bytes(), [0; 4]].concat());
+        self.queue.write(at + 8, &sector.to_le_bytes());
+    }
+
+    /// Does one request with `data` between header and status; returns used length and status.
+    fn request(&mut self, kind: u32, sector: u64, data: &[Part]) -> (u32, u8) {
+        self.header(HEADER, kind, sector);
+        self.queue.write(STATUS, &[0xEE]);
+        let parts = [&[Part::Out(HEADER, 16)], data, &[Part::In(STATUS, 1)]].concat();
+        self.queue.add(&parts);
+        self.queue.kick();
+        let (_, len) = self.queue.wait_used();
+        (len, self.queue.read(STATUS, 1)[0])
+    }
+
+    fn sector(&self, sector: u64) -> Vec<u8> {
+        let mut bytes = vec![0; 512];
+        self.file.read_exact_at(&mut bytes, sector * 512).unwrap();
+        bytes
+    }
+}
+
+fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
+    [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
+}
+
+#[test]
+fn reads_into_scattered_buffers() {
+    let mut rig = Rig::start(false);
+    let parts = [Part::In(BUFFER, 512), Part::In(BUFFER + 0x2000, 512)];
+    assert_eq!(rig.request(0, 5, &parts), (1025, 0));
+    assert_eq!(rig.queue.read(BUFFER, 512), [5; 512]);
+    assert_eq!(rig.queue.read(BUFFER + 0x2000, 512), [6; 512]);
+    wait(|| rig.told.interrupts() == 1);
+}
+
+#[test]
+fn writes_and_flushes() {
+    let mut rig = Rig::start(false);
+    rig.queue.write(BUFFER, &[0xAB; 1024]);
+    assert_eq!(rig.request(1, 9, &[Part::Out(BUFFER, 1024)]), (1, 0));
+    assert_eq!(rig.request(4, 0, &[]), (1, 0));
+    assert_eq!((rig.sector(9), rig.sector(10), rig.sector(11)), (vec![0xAB; 512], vec![0xAB; 512], vec![11; 512]));
+}
+
+#[test]
+fn framing_is_free() {
+    let mut rig = Rig::start(false);
+    rig.header(HEADER, 0, 7);
+    // The header in two pieces, one with no bytes; data and status in one.
+    rig.queue.add(&[Part::Out(HEADER, 5), Part::Out(0, 0), Part::Out(HEADER + 5, 11), Part::In(BUFFER, 513)]);
+    rig.header(HEADER + 0x40, 1, 8);
+    rig.queue.write(HEADER + 0x50, &[0xCD; 512]);
+    rig.queue.add_indirect(DATA + 0x8000, &[Part::Out(HEADER + 0x40, 528), Part::In(STATUS, 1)]);
+    rig.queue.kick();
+    assert_eq!(rig.queue.wait_used().1, 513);
+    assert_eq!(rig.queue.read(BUFFER, 513), [vec![7; 512], vec![0]].concat());
+    assert_eq!(rig.queue.wait_used().1, 1);
+    assert_eq!(rig.sector(8), [0xCD; 512]);
+}
+
+#[test]
+fn refuses_what_leaves_the_disk() {
+    let mut rig = Rig::start(false);
+    for (kind, sector, len) in [
+        (0, SECTORS, 512),
+        (0, SECTORS - 1, 1024),
+        (0, u64::MAX, 512),
+        (0, u64::MAX / 512, 512),
+        (0, 0, 511),
+        (0, 0, 513),
+    ] {
+        assert_eq!(rig.request(kind, sector, &[Part::In(BUFFER, len)]), (1, 1), "sector {sector} len {len}");
+    }
+    assert_eq!(rig.request(1, SECTORS, &[Part::Out(BUFFER, 512)]), (1, 1));
+    assert_eq!(rig.request(0, 0, &[]), (1, 1), "no data at all");
+    assert_eq!(rig.request(0, 0, &[Part::Out(BUFFER, 512)]), (1, 1), "the wrong way round");
+    assert_eq!(rig.request(1, 0, &[Part::In(BUFFER, 512)]), (1, 1), "the wrong way round");
+    assert_eq!(rig.request(0, 0, &[Part::In(1 << 40, 512)]), (1, 1), "not RAM");
+    assert_eq!(rig.request(77, 0, &[]), (1, 2), "unknown request");
+    assert!(!rig.told.is_failed());
+    assert_eq!(rig.request(0, 0, &[Part::In(BUFFER, 512)]), (513, 0), "and goes on");
+}
+
+#[test]
+fn tells_its_serial() {
+    let mut rig = Rig::start(false);
+    assert_eq!(rig.request(8, 0, &[Part::In(BUFFER, 20)]), (21, 0));
+    assert_eq!(rig.queue.read(BUFFER, 20), b"serial-0123456789xyz");
+    assert_eq!(rig.request(8, 0, &[Part::In(BUFFER, 19)]), (1, 1));
+}
+
+#[test]
+fn discards_and_zeroes() {
+    let mut rig = Rig::start(false);
+    rig.queue.write(BUFFER, &[range(8, 8, 0), range(24, 8, 0)].concat());
+    assert_eq!(rig.request(11, 0, &[Part::Out(BUFFER, 32)]), (1, 0));
+    assert_eq!((rig.sector(8), rig.sector(31), rig.sector(16)), (vec![0; 512], vec![0; 512], vec![16; 512]));
+    rig.queue.write(BUFFER, &range(40, 3, 1));
+    assert_eq!(rig.request(13, 0, &[Part::Out(BUFFER, 16)]), (1, 0));
+    assert_eq!((rig.sector(40), rig.sector(42), rig.sector(43)), (vec![0; 512], vec![0; 512], vec![43; 512]));
+    for (kind, bytes, status) in [
+        (11, range(0, 8, 1), 2),
+        (13, range(0, 8, 2), 2),
+        (11, range(SECTORS - 1, 2, 0), 1),
+        (13, range(u64::MAX, 1, 0), 1),
+        (13, range(0, u32::MAX, 0), 1),
+        (13, range(0, 8, 0)[..15].to_vec(), 1),
+        (13, vec![0; 17 * 16], 1),
+    ] {
+        rig.queue.write(BUFFER, &bytes);
+        let len = u32::try_from(bytes.len()).unwrap();
+        assert_eq!(rig.request(kind, 0, &[Part::Out(BUFFER, len)]), (1, status), "{kind} {bytes:?}");
+    }
+    assert_eq!(rig.sector(0), [0; 512]);
+    assert_eq!(rig.sector(1), [1; 512]);
+}
+
+#[test]
+fn a_read_only_disk_stays_as_it_is() {
+    let mut rig = Rig::start(true);
+    assert_ne!(rig.block.features() & 1 << 5, 0);
+    rig.queue.write(BUFFER, &range(0, 1, 0));
+    assert_eq!(rig.request(1, 0, &[Part::Out(BUFFER, 512)]), (1, 1));
+    assert_eq!(rig.request(11, 0, &[Part::Out(BUFFER, 16)]), (1, 1));
+    assert_eq!(rig.request(13, 0, &[Part::Out(BUFFER, 16)]), (1, 1));
+    assert_eq!(rig.request(0, 3, &[Part::In(BUFFER, 512)]), (513, 0));
+    assert_eq!(rig.sector(1), [1; 512]);
+}
+
+#[test]
+fn configuration_tells_the_capacity() {
+    let rig = Rig::start(false);
+    let mut data = [0xFF; 8];
+    rig.block.read_config(0, &mut data);
+    assert_eq!(u64::from_le_bytes(data), SECTORS);
+    for offset in [57, 60, 1 << 40, u64::MAX] {
+        rig.block.read_config(offset, &mut data);
+        assert_eq!(data, [0; 8], "{offset}");
+    }
+}
+
+#[test]
+fn an_unanswerable_request_breaks_the_device_until_reset() {
+    for parts in [
+        &[Part::Out(HEADER, 16)][..],
+        &[Part::Out(HEADER, 16), Part::In(1 << 40, 1)],
+        &[Part::In(STATUS, 1), Part::Out(HEADER, 16)],
+        &[Part::Out(1 << 40, 16), Part::In(STATUS, 1)],
+    ] {
+        let mut rig = Rig::start(false);
+        rig.queue.add(parts);
+        rig.queue.kick();
+        wait(|| rig.told.is_failed());
+        rig.queue.add(&[Part::Out(HEADER, 16), Part::In(BUFFER, 512), Part::In(STATUS, 1)]);
+        rig.queue.kick();
+        rig.block.reset();
+        assert_eq!(rig.queue.take_used(), None, "{parts:?}");
+    }
+}
+
+#[test]
+fn a_loop_of_descriptors_ends() {
+    let mut rig = Rig::start(false);
+    rig.header(HEADER, 0, 0);
+    rig.queue.describe(0, HEADER, 16, 1, 1);
+    rig.queue.describe(1, BUFFER, 512, 3, 1);
+    rig.queue.offer(0);
+    rig.queue.kick();
+    // The chain is cut at the queue's size: the last byte of it serves as the status.
+    assert_eq!(rig.queue.wait_used(), (0, 1));
+    assert!(!rig.told.is_failed());
+}
+
+#[test]
+fn an_available_index_that_jumps_breaks_the_device() {
+    let rig = Rig::start(false);
+    rig.queue.set_available(1000);
+    rig.queue.kick();
+    wait(|| rig.told.is_failed());
+}
+
+#[test]
+fn interrupts_are_suppressed_by_flag() {
+    let mut rig = Rig::start(false);
+    rig.queue.set_avail_flags(1);
+    rig.request(4, 0, &[]);
+    rig.block.reset();
+    assert_eq!(rig.told.interrupts(), 0);
+}
+
+#[test]
+fn interrupts_come_where_the_driver_wants_them() {
+    let mut rig = Rig::with_queue(false, DriverQueue::with_event_idx);
+    rig.queue.set_used_event(2);
+    for _ in 0..2 {
+        rig.request(4, 0, &[]);
+    }
+    assert_eq!(rig.told.interrupts(), 0);
+    rig.request(4, 0, &[]);
+    wait(|| rig.told.interrupts() == 1);
+    rig.request(4, 0, &[]);
+    rig.block.reset();
+    assert_eq!(rig.told.interrupts(), 1);
+}
+
+#[test]
+fn needs_its_queue() {
+    let events = EventThread::start();
+    let mut rig = Rig::start(false);
+    rig.block.reset();
+    let mut activation = activation(&[&rig.queue], 0, &rig.told, &events.handle);
+    activation.queues.clear();
+    assert!(matches!(rig.block.activate(activation), Err(ActivateError::MissingQueue(0))));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever the descriptors say, what parses keeps inside the disk and its buffers inside of RAM.
+    #[test]
+    fn parsing_any_chain_is_safe(
+        kind in prop_oneof![0..16_u32, any::<u32>()],
+        sector in prop_oneof![0..SECTORS + 2, any::<u64>()],
+        parts in prop::collection::vec((prop_oneof![0..0x2_0000_u64, any::<u64>()], prop_oneof![0..2048_u32, any::<u32>()], 0..8_u16, 0..10_u16), 1..8),
+        payload in prop::collection::vec(any::<u8>(), 64),
+    ) {
+        let ram = ram();
+        let mut driver = DriverQueue::new(&ram, 0x2_0000, 8);
+        for (i, (addr, len, flags, next)) in (0..).zip(&parts) {
+            let raw = RawDescriptor::from(Descriptor::new(*addr, *len, *flags, *next));
+            ram.write_obj(raw, GuestAddress(driver.desc() + 16 * i)).unwrap();
+        }
+        // Half of the time the first descriptor is a good header.
+        if sector % 2 == 0 {
+            driver.describe(0, HEADER, 16, 1, 1);
+        }
+        driver.write(HEADER, &[&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat());
+        driver.write(0, &payload);
+        driver.offer(0);
+        let mut queue = Virtqueue::new(driver.active(0), Arc::new(Told::default()));
+        let chain = queue.pop(&ram).unwrap().unwrap();
+        let mut buffers = GuestBuffers::new(Arc::clone(&ram));
+        let limits = Limits { size: SECTORS * 512, readonly: false };
+        if let Ok(parsed) = request::parse(&ram, chain, &mut buffers, limits) {
+            let end = |offset: u64, len: u64| offset.checked_add(len).unwrap();
+            match parsed.request {
+                Ok(Request::Read(offset) | Request::Write(offset)) => {
+                    prop_assert!(!buffers.is_empty() && buffers.len().is_multiple_of(512));
+                    prop_assert!(end(offset, buffers.len() as u64) <= limits.size);
+                }
+                Ok(Request::Discard(ranges) | Request::WriteZeroes(ranges)) => {
+                    for DiskRange { offset, len, .. } in ranges.iter() {
+                        prop_assert!(end(*offset, *len) <= limits.size);
+                    }
+                }
+                Ok(Request::GetId) => prop_assert!(buffers.len() >= 20),
+                Ok(Request::Flush) => {}
+                Err(status) => prop_assert_ne!(status, Status::Ok),
+            }
+        }
+    }
+}

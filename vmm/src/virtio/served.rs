@@ -1,0 +1,67 @@
+//! Serving queues on a loop that runs already, and stopping at once.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::event_loop::{Handle, Token};
+
+/// What is done when a queue is kicked.
+type Serve<S> = fn(&mut S, index: usize);
+
+/// A device's working state `S`, served on an event loop until dropped. Once dropped nothing runs on it any more.
+#[derive(Debug)]
+pub struct Served<S> {
+    state: Arc<Mutex<Option<S>>>,
+    tokens: Arc<Mutex<Vec<Token>>>,
+    events: Handle,
+}
+
+impl<S: Send + 'static> Served<S> {
+    /// Calls `serve(state, i)` on the loop whenever `kicks[i]` is readable, starting soon.
+    pub fn new(events: &Handle, state: S, kicks: &[&EventFd], serve: Serve<S>) -> io::Result<Self> {
+        let kicks = kicks.iter().map(|kick| kick.try_clone()).collect::<io::Result<Vec<_>>>()?;
+        let state = Arc::new(Mutex::new(Some(state)));
+        let tokens = Arc::new(Mutex::new(Vec::new()));
+        let (shared, list) = (Arc::clone(&state), Arc::clone(&tokens));
+        events.run(move |events| {
+            for (index, kick) in kicks.into_iter().enumerate() {
+                let shared = Arc::clone(&shared);
+                let added = events.add(kick.as_raw_fd(), EventSet::IN, move |_, _| {
+                    let _open = &kick;
+                    if let Some(state) = shared.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                        serve(state, index);
+                    }
+                });
+                match added {
+                    Ok(token) => list.lock().unwrap_or_else(PoisonError::into_inner).push(token),
+                    Err(error) => eprintln!("virtqueue: can't wait for kicks: {error}"),
+                }
+            }
+        });
+        Ok(Self { state, tokens, events: events.clone() })
+    }
+}
+
+impl<S> Served<S> {
+    /// Works on the state from another thread, unless it is gone.
+    pub fn with<R>(&self, work: impl FnOnce(&mut S) -> R) -> Option<R> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(work)
+    }
+}
+
+impl<S> Drop for Served<S> {
+    fn drop(&mut self) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let tokens = Arc::clone(&self.tokens);
+        // In order after the registration, even if that has not run yet.
+        self.events.run(move |events| {
+            for token in tokens.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                events.remove(token);
+            }
+        });
+    }
+}

@@ -1,0 +1,184 @@
+//! A running split virtqueue as its device sees it (virtio 1.3 §2.7): chains come out, used lengths go in.
+//!
+//! On `virtio_queue`'s available ring and chains it adds what devices here need besides: used entries that are published
+//! together (a received packet may fill several chains, and the driver must see all or none), both ways of interrupt
+//! suppression, and a bound on the work done before other queues get their turn.
+
+use std::num::Wrapping;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::device::{ActiveQueue, Notify};
+
+/// Guest memory as queues read it.
+pub type Ram = GuestMemoryMmap<()>;
+/// A request: a list of descriptors.
+pub type Chain<'r> = DescriptorChain<&'r Ram>;
+
+/// Chains served in one go before the thread looks for other events.
+const BUDGET: u32 = 256;
+/// Bytes of a used ring's header, and of each of its entries.
+const USED_HEADER: u64 = 4;
+const USED_ENTRY: u64 = 8;
+/// Offset of the index in both rings.
+const INDEX: u64 = 2;
+/// The driver wants no interrupts (`VIRTQ_AVAIL_F_NO_INTERRUPT`).
+const NO_INTERRUPT: u16 = 1;
+
+/// The driver broke the rules in a way that leaves no way to answer: the device needs a reset.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The rings make no sense.
+    #[error("virtqueue")]
+    Ring(#[source] virtio_queue::Error),
+    /// The rings are no longer in guest memory.
+    #[error("virtqueue rings lie outside of RAM")]
+    OutsideRam,
+    /// A request has no room for the answer.
+    #[error("virtio request: {0}")]
+    Request(&'static str),
+}
+
+impl From<virtio_queue::Error> for Broken {
+    fn from(error: virtio_queue::Error) -> Self {
+        Self::Ring(error)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Virtqueue {
+    index: u16,
+    queue: Queue,
+    kick: EventFd,
+    notify: Arc<dyn Notify>,
+    /// Used entries written.
+    used: Wrapping<u16>,
+    /// Of these, published.
+    published: Wrapping<u16>,
+    /// Of these, considered for an interrupt.
+    signalled: Wrapping<u16>,
+}
+
+impl Virtqueue {
+    /// Takes over a queue that the driver has set up.
+    pub fn new(active: ActiveQueue, notify: Arc<dyn Notify>) -> Self {
+        let ActiveQueue { index, queue, kick } = active;
+        let start = Wrapping(queue.next_used());
+        Self { index, queue, kick, notify, used: start, published: start, signalled: start }
+    }
+
+    /// Readable when the driver has kicked.
+    pub fn kick(&self) -> &EventFd {
+        &self.kick
+    }
+
+    /// Takes the driver's kicks.
+    pub fn acknowledge(&self) {
+        // Fails only when there was none.
+        let _ = self.kick.read();
+    }
+
+    /// The next chain that the driver made available.
+    pub fn pop<'r>(&mut self, ram: &'r Ram) -> Result<Option<Chain<'r>>, Broken> {
+        Ok(self.queue.iter(ram)?.next())
+    }
+
+    /// Gives a chain back, `len` bytes of it written. The driver doesn't see it before [`Virtqueue::publish`].
+    pub fn add_used(&mut self, ram: &Ram, head: u16, len: u32) -> Result<(), Broken> {
+        let slot = u64::from(self.used.0 % self.queue.size());
+        let entry = u64::from(head) | u64::from(len) << 32;
+        ram.write_obj(entry.to_le(), self.used_ring(USED_HEADER + slot * USED_ENTRY)?)
+            .map_err(|_| Broken::OutsideRam)?;
+        self.used += 1;
+        Ok(())
+    }
+
+    /// Shows the driver all chains given back so far.
+    pub fn publish(&mut self, ram: &Ram) -> Result<(), Broken> {
+        if self.published != self.used {
+            let index = self.used_ring(INDEX)?;
+            ram.store(self.used.0.to_le(), index, Ordering::Release).map_err(|_| Broken::OutsideRam)?;
+            self.published = self.used;
+        }
+        Ok(())
+    }
+
+    /// Publishes, and interrupts the driver if it wants that.
+    pub fn signal(&mut self, ram: &Ram) -> Result<(), Broken> {
+        self.publish(ram)?;
+        if self.signalled != self.published && self.wants_interrupt(ram)? {
+            self.notify.queue(self.index);
+        }
+        self.signalled = self.published;
+        Ok(())
+    }
+
+    // virtio 1.3 §2.7.7.
+    fn wants_interrupt(&self, ram: &Ram) -> Result<bool, Broken> {
+        // The used index must be out before the driver's wish is read: it writes its wish, then reads the index.
+        fence(Ordering::SeqCst);
+        let offset = if self.queue.event_idx_enabled() { 4 + 2 * u64::from(self.queue.size()) } else { 0 };
+        let address = GuestAddress(self.queue.avail_ring()).checked_add(offset).ok_or(Broken::OutsideRam)?;
+        let word = ram.load(address, Ordering::Relaxed).map(u16::from_le).map_err(|_| Broken::OutsideRam)?;
+        if self.queue.event_idx_enabled() {
+            let (event, new, old) = (Wrapping(word), self.published, self.signalled);
+            Ok(new - event - Wrapping(1) < new - old)
+        } else {
+            Ok(word & NO_INTERRUPT == 0)
+        }
+    }
+
+    /// Asks the driver not to kick.
+    pub fn disable_kicks(&mut self, ram: &Ram) -> Result<(), Broken> {
+        Ok(self.queue.disable_notification(ram)?)
+    }
+
+    /// Asks the driver to kick again. True when chains have come meanwhile, for which no kick may follow.
+    pub fn enable_kicks(&mut self, ram: &Ram) -> Result<bool, Broken> {
+        Ok(self.queue.enable_notification(ram)?)
+    }
+
+    /// Serves what is available: `serve` gets each chain and returns the bytes written to it. The driver is interrupted
+    /// once per batch. A queue that never runs dry kicks itself, so that its thread's other work gets a turn.
+    pub fn drain<'r>(
+        &mut self,
+        ram: &'r Ram,
+        mut serve: impl FnMut(Chain<'r>) -> Result<u32, Broken>,
+    ) -> Result<(), Broken> {
+        let mut left = BUDGET;
+        loop {
+            self.disable_kicks(ram)?;
+            while left > 0
+                && let Some(chain) = self.pop(ram)?
+            {
+                let head = chain.head_index();
+                let len = serve(chain)?;
+                self.add_used(ram, head, len)?;
+                self.publish(ram)?;
+                left -= 1;
+            }
+            self.signal(ram)?;
+            if left == 0 {
+                let _ = self.kick.write(1);
+                return Ok(());
+            }
+            if !self.enable_kicks(ram)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tells the driver that the device can't go on.
+    pub fn fail(&self) {
+        self.notify.failed();
+    }
+
+    fn used_ring(&self, offset: u64) -> Result<GuestAddress, Broken> {
+        GuestAddress(self.queue.used_ring()).checked_add(offset).ok_or(Broken::OutsideRam)
+    }
+}
