@@ -1,0 +1,59 @@
+//! The container images: a containerDisk around the fast guest, and what ordinary pods need.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+
+use crate::{
+    archive::{oci::Image, tar::Tar},
+    cache,
+    debian::Kernel,
+    progress,
+};
+
+const BUILDER: &str = "images 1";
+
+/// The containerDisk's name.
+pub const CONTAINER_DISK: &str = "docker.io/library/vireo-guest:1";
+/// An ordinary image.
+pub const BUSYBOX: &str = "docker.io/library/busybox:1";
+const PAUSE: &str = "docker.io/library/pause:1";
+
+/// A folder with the images' tars.
+pub fn images(kernel: &Kernel, fast: &Path) -> Result<PathBuf> {
+    let key = cache::Key::default().with(BUILDER).with(kernel.key()).with(fast.as_os_str().as_encoded_bytes()).finish();
+    cache::entry("images", &key, |folder| {
+        progress::step("packing container images", || {
+            let busybox = fs::read(fast.join("busybox"))?;
+            fs::write(folder.join("pause.tar"), {
+                Image { reference: PAUSE, command: &["/bin/sleep", "2147483647"], layer: busybox_root(&busybox) }.pack()
+            })?;
+            fs::write(folder.join("busybox.tar"), {
+                Image { reference: BUSYBOX, command: &["/bin/sh"], layer: busybox_root(&busybox) }.pack()
+            })?;
+            let mut layer = Tar::default();
+            layer.directory("disk");
+            layer.file("disk/disk.img", 0o644, &fs::read(fast.join("disk.img"))?);
+            layer.directory("boot");
+            layer.file("boot/vmlinuz", 0o644, &fs::read(kernel.vmlinuz())?);
+            layer.file("boot/initrd.img", 0o644, &fs::read(fast.join("initrd"))?);
+            let disk = Image { reference: CONTAINER_DISK, command: &["/none"], layer };
+            Ok(fs::write(folder.join("containerdisk.tar"), disk.pack())?)
+        })
+    })
+}
+
+fn busybox_root(busybox: &[u8]) -> Tar {
+    let mut tar = Tar::default();
+    for directory in ["bin", "etc", "tmp", "proc", "sys", "dev"] {
+        tar.directory(directory);
+    }
+    tar.file("bin/busybox", 0o755, busybox);
+    for applet in ["sh", "ls", "cat", "echo", "sleep", "uname", "ip", "ping", "wget", "nc", "ps", "id", "env", "true"] {
+        tar.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    tar
+}

@@ -1,0 +1,39 @@
+//! Guests and container images, from Debian packages.
+
+mod fast;
+pub mod images;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+pub use fast::fast;
+
+use crate::debian::Kernel;
+
+/// Everything that scenarios boot.
+#[derive(Debug, Clone)]
+pub struct Images {
+    kernel: Kernel,
+    fast: PathBuf,
+    containers: PathBuf,
+}
+
+impl Images {
+    /// Builds them, or finds them in the cache.
+    pub fn build(kernel: &Kernel) -> Result<Self> {
+        let fast = fast(kernel)?;
+        let containers = images::images(kernel, &fast)?;
+        Ok(Self { kernel: kernel.clone(), fast, containers })
+    }
+
+    /// `vmlinuz`, `vmlinux`, `initrd` and `disk.img`.
+    pub fn guest_files(&self) -> Vec<PathBuf> {
+        vec![self.kernel.vmlinuz(), self.kernel.vmlinux(), self.fast.join("initrd"), self.fast.join("disk.img")]
+    }
+
+    /// Container images as OCI tars: `pause.tar`, `busybox.tar`, `containerdisk.tar`.
+    pub fn image_files(&self) -> Vec<PathBuf> {
+        ["pause.tar", "busybox.tar", "containerdisk.tar"].map(|name| self.containers.join(name)).into()
+    }
+}

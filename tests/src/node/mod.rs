@@ -1,0 +1,18 @@
+//! A virtual node: a QEMU machine that is a container host, with the freshly built binaries inside.
+//!
+//! [`Node::boot`] gives a node that answers; dropping it kills QEMU, and so does the death of this process. A kept
+//! node ([`Node::keep`]) outlives both and is found again through its record in `target/`.
+
+pub mod accel;
+pub mod agent;
+pub mod image;
+pub mod protocol;
+mod qemu;
+mod record;
+pub mod share;
+pub mod terminal;
+
+pub use agent::{Agent, Request, Stream};
+pub use qemu::{Node, Options};
+pub use record::Record;
+pub use share::Share;
