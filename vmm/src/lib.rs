@@ -22,5 +22,6 @@ pub mod event_loop;
 pub mod interrupts;
 pub mod memory;
 pub mod pci;
+pub mod tap;
 pub mod virtio;
 pub mod worker;

@@ -254,6 +254,7 @@ fn sizes_come_from_the_spec() {
 
 #[test]
 fn virtual_machines() {
+    type Change = fn(&mut Value);
     let vm = |change: fn(&mut Value)| {
         let mut vm = json!({
             "apiVersion": "kubevirt.io/v1",
@@ -265,7 +266,6 @@ fn virtual_machines() {
         parse_virtual_machine(vm).map(|_| ()).map_err(|error| error.to_string())
     };
     assert_eq!(vm(|_| ()), Ok(()));
-    type Change = fn(&mut Value);
     let refused: [(Change, &str); 6] = [
         (|vm| vm["kind"] = json!("Pod"), "kind: \"Pod\" is not supported by vireo; VirtualMachine is"),
         (|vm| vm["apiVersion"] = Value::Null, "apiVersion: \"no string\" is not supported by vireo; kubevirt.io/v1 is"),

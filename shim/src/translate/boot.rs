@@ -1,0 +1,146 @@
+//! What the machine boots, and with which command line.
+
+use std::fs::File;
+
+use vireo_runtimeclass::kubevirt::v1::{KernelBoot, KernelBootContainer};
+use vireo_vmm::config::{BootConfig, ConsoleKind};
+
+use super::{Fds, FileSource, Source, TranslateError};
+use crate::network::GUEST_IP_ARGUMENT;
+use crate::volume::{Purpose, open_local};
+
+/// Where the guest's root file system is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Root {
+    /// In the initial RAM disk.
+    None,
+    /// On the whole first disk.
+    Whole { readonly: bool },
+    /// On the first partition of the first disk.
+    Partition { readonly: bool },
+}
+
+/// What to boot.
+#[derive(Debug)]
+pub(super) struct Boot {
+    pub(super) config: BootConfig,
+    pub(super) console: ConsoleKind,
+}
+
+pub(super) fn boot(
+    source: &Source<'_>,
+    files: &FileSource<'_>,
+    root: Root,
+    fds: &mut Fds,
+) -> Result<Boot, TranslateError> {
+    let kernel_boot = source.spec.and_then(|spec| spec.domain.firmware.as_ref()?.kernel_boot.as_ref());
+    let (kernel, initrd) = match kernel_boot {
+        Some(KernelBoot { container: Some(container), .. }) => from_spec(container, files)?,
+        _ => match from_image(files)? {
+            Some(pair) => pair,
+            None => from_node(source)?,
+        },
+    };
+    let cmdline = match kernel_boot.and_then(|boot| boot.kernel_args.as_deref()) {
+        Some(args) => args.to_owned(),
+        None => compose_cmdline(root, !source.nics.is_empty()),
+    };
+    let console = console_of(&cmdline);
+    let kernel = fds.add(kernel)?;
+    let initrd = initrd.map(|initrd| fds.add(initrd)).transpose()?;
+    Ok(Boot { config: BootConfig::Kernel { kernel, initrd, cmdline }, console })
+}
+
+/// The kernel that the spec names.
+fn from_spec(container: &KernelBootContainer, files: &FileSource<'_>) -> Result<(File, Option<File>), TranslateError> {
+    if let (FileSource::Local(_), Some(image)) = (files, container.image.as_deref())
+        && image != "local"
+    {
+        return Err(TranslateError::Field {
+            path: "domain.firmware.kernelBoot.container.image".to_owned(),
+            what: "vireo run pulls no images; leave it out (or write local) and name files of this machine",
+        });
+    }
+    let open = |path: &str, what| {
+        match files {
+            FileSource::Image(root) => root.file(path, Purpose::Boot),
+            FileSource::Local(folder) => open_local(&folder.join(path), Purpose::Boot),
+        }
+        .map_err(|source| TranslateError::Boot { what, source })
+    };
+    let kernel = container.kernel_path.as_deref().ok_or(TranslateError::NoKernel)?;
+    let kernel = open(kernel, "domain.firmware.kernelBoot.container.kernelPath")?;
+    let initrd = container.initrd_path.as_deref();
+    let initrd = initrd.map(|path| open(path, "domain.firmware.kernelBoot.container.initrdPath")).transpose()?;
+    Ok((kernel, initrd))
+}
+
+/// The kernel beside a containerDisk: `/boot/vmlinuz`, and one `/boot/initrd*` if there is any.
+fn from_image(files: &FileSource<'_>) -> Result<Option<(File, Option<File>)>, TranslateError> {
+    let FileSource::Image(root) = files else { return Ok(None) };
+    let failed = |what| move |source| TranslateError::Boot { what, source };
+    let Some(kernel) = root.file_if_any("/boot/vmlinuz", Purpose::Boot).map_err(failed("kernel of the image"))? else {
+        return Ok(None);
+    };
+    let what = "initial RAM disk of the image";
+    let initrds = root.starting_with("/boot", "initrd").map_err(failed(what))?;
+    let initrd = match &initrds[..] {
+        [] => None,
+        [path] => Some(root.file(path, Purpose::Boot).map_err(failed(what))?),
+        many => return Err(TranslateError::ManyInitrds(many.len())),
+    };
+    Ok(Some((kernel, initrd)))
+}
+
+/// The node's kernel for guests that bring none.
+fn from_node(source: &Source<'_>) -> Result<(File, Option<File>), TranslateError> {
+    let kernel = source.node.guest_kernel.as_deref().ok_or(TranslateError::NoKernel)?;
+    let open = |path, what| open_local(path, Purpose::Boot).map_err(|source| TranslateError::Boot { what, source });
+    let kernel = open(kernel, "the node's guestKernel")?;
+    let initrd = source.node.guest_initrd.as_deref();
+    let initrd = initrd.map(|path| open(path, "the node's guestInitrd")).transpose()?;
+    Ok((kernel, initrd))
+}
+
+/// The command line where nobody wrote one. The guest's address stands in it as long as nothing answers DHCP.
+fn compose_cmdline(root: Root, nic: bool) -> String {
+    let mut cmdline = "console=ttyS0".to_owned();
+    let mode = |readonly| if readonly { "ro" } else { "rw" };
+    match root {
+        Root::None => {}
+        Root::Whole { readonly } => cmdline += &format!(" root=/dev/vda {}", mode(readonly)),
+        Root::Partition { readonly } => cmdline += &format!(" root=/dev/vda1 {}", mode(readonly)),
+    }
+    if nic {
+        cmdline += " ";
+        cmdline += GUEST_IP_ARGUMENT;
+    }
+    cmdline
+}
+
+/// The console is where the kernel's `/dev/console` is: its last `console=`.
+fn console_of(cmdline: &str) -> ConsoleKind {
+    let last = cmdline.split_ascii_whitespace().filter_map(|word| word.strip_prefix("console=")).next_back();
+    match last.map(|console| console.split(',').next().unwrap_or_default()) {
+        Some("hvc0") => ConsoleKind::Virtio,
+        _ => ConsoleKind::Serial,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_console_is_the_console() {
+        for (cmdline, console) in [
+            ("", ConsoleKind::Serial),
+            ("console=hvc0", ConsoleKind::Virtio),
+            ("console=ttyS0 console=hvc0,115200 quiet", ConsoleKind::Virtio),
+            ("console=hvc0 console=ttyS0", ConsoleKind::Serial),
+            ("noconsole=hvc0", ConsoleKind::Serial),
+        ] {
+            assert_eq!(console_of(cmdline), console, "{cmdline}");
+        }
+    }
+}

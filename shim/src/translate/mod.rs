@@ -1,0 +1,233 @@
+//! From a VM spec, or a mere container, to a machine: the one place where KubeVirt's words become the VMM's.
+//!
+//! Pure but for opening files: each file is opened here, once, and the machine names it by index. What the spec leaves out
+//! is taken from the container (`docs/pods.md` lists the rules).
+
+mod boot;
+mod disks;
+mod size;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use oci_spec::runtime::Spec;
+use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
+use vireo_runtimeclass::pod::{ANNOTATION_VMI, DEFAULT_ID};
+use vireo_runtimeclass::{ParseError, parse_vmi};
+use vireo_vmm::config::{FdIndex, JailConfig, MachineConfig, NicConfig};
+
+use crate::node_config::NodeConfig;
+use crate::volume::{ImageRoot, VolumeError};
+
+/// What a machine is made from.
+#[derive(Debug)]
+pub struct Source<'a> {
+    /// For messages: the pod's, or the machine's, name.
+    pub name: &'a str,
+    /// The VM spec, if there is one.
+    pub spec: Option<&'a VirtualMachineInstanceSpec>,
+    /// Where it runs, and where its files are.
+    pub place: Place<'a>,
+    /// The node's configuration.
+    pub node: &'a NodeConfig,
+    /// Its interfaces, plugged in already.
+    pub nics: Vec<PlannedNic>,
+}
+
+/// Where a machine runs, and where its files are.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// In a pod: files are those of the container's image.
+    Pod {
+        /// The container.
+        oci: &'a Spec,
+        /// Its root file system, mounted.
+        rootfs: &'a Path,
+    },
+    /// On this machine, for its admin: files are this machine's own, relative paths start at `folder`.
+    Local {
+        /// The manifest's folder.
+        folder: &'a Path,
+        /// Whom the VMM becomes.
+        jail: JailConfig,
+    },
+}
+
+/// An interface whose host side is there.
+#[derive(Debug)]
+pub struct PlannedNic {
+    /// For messages.
+    pub name: String,
+    /// The tap.
+    pub tap: File,
+    /// The guest's hardware address.
+    pub mac: [u8; 6],
+    /// The MTU of the path, bytes.
+    pub mtu: Option<u16>,
+}
+
+/// What the launcher needs.
+#[derive(Debug)]
+pub struct LaunchPlan {
+    /// The machine.
+    pub machine: MachineConfig,
+    /// The files it names by index.
+    pub fds: Vec<OwnedFd>,
+    /// Whom the VMM becomes.
+    pub jail: JailConfig,
+}
+
+/// Why there is no machine.
+#[derive(Debug, thiserror::Error)]
+pub enum TranslateError {
+    /// The annotation can't be read.
+    #[error("annotation {ANNOTATION_VMI}")]
+    Annotation(#[source] ParseError),
+    /// The container's image can't be used.
+    #[error("image")]
+    Image(#[source] VolumeError),
+    /// A disk's image can't be used.
+    #[error("disk {name:?}")]
+    Disk {
+        /// The volume.
+        name: String,
+        /// Why.
+        #[source]
+        source: VolumeError,
+    },
+    /// A kernel or initial RAM disk can't be used.
+    #[error("{what}")]
+    Boot {
+        /// Which one.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: VolumeError,
+    },
+    /// There is nothing to boot.
+    #[error(
+        "no kernel: the image has no /boot/vmlinuz, the spec no domain.firmware.kernelBoot, and the node's \
+         /etc/vireo/config.json no guestKernel; add one of them"
+    )]
+    NoKernel,
+    /// More than one initial RAM disk.
+    #[error("the image has {0} files /boot/initrd*; leave one, or name it in domain.firmware.kernelBoot")]
+    ManyInitrds(usize),
+    /// A field of the spec that is right elsewhere but not here.
+    #[error("{path}: {what}")]
+    Field {
+        /// The field.
+        path: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The guest doesn't fit.
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// `/dev/kvm` can't be used.
+    #[error("/dev/kvm can't be opened; {}", kvm_hint(.0))]
+    Kvm(#[source] io::Error),
+    /// More files than one message carries.
+    #[error("the machine needs more than {MAX_FILES} files")]
+    ManyFiles,
+}
+
+pub use size::SizeError;
+
+/// As many descriptors as cross the control socket at once.
+const MAX_FILES: usize = vireo_vmm::control::message::MAX_FDS;
+
+/// What to do about a `/dev/kvm` that doesn't open.
+pub fn kvm_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "load the module kvm_intel or kvm_amd, and enable virtualization in the firmware",
+        io::ErrorKind::PermissionDenied => "the user needs to be root or in the group kvm",
+        _ => "see the kernel's log (dmesg) for what KVM says",
+    }
+}
+
+/// Reads the VM spec from a container's annotations, if it has one.
+pub fn annotated_spec(oci: &Spec) -> Result<Option<VirtualMachineInstanceSpec>, TranslateError> {
+    let annotations = oci.annotations().as_ref();
+    let json = annotations.and_then(|annotations| annotations.get(ANNOTATION_VMI));
+    json.map(|json| parse_vmi(json)).transpose().map_err(TranslateError::Annotation)
+}
+
+/// Makes a machine of `source`.
+///
+/// # Errors
+/// The first thing that stands in the way, by its path. Nothing is left behind.
+pub fn translate(source: Source<'_>) -> Result<LaunchPlan, TranslateError> {
+    let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm").map_err(TranslateError::Kvm)?;
+    compose(source, kvm)
+}
+
+fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> {
+    let files = match source.place {
+        Place::Pod { rootfs, .. } => FileSource::Image(ImageRoot::open(rootfs).map_err(TranslateError::Image)?),
+        Place::Local { folder, .. } => FileSource::Local(folder),
+    };
+    let jail = match source.place {
+        Place::Pod { oci, .. } => pod_identity(oci),
+        Place::Local { jail, .. } => jail,
+    };
+    let mut fds = Fds::default();
+    let size = size::size(source.spec, &source.place)?;
+    let kvm = fds.add(kvm)?;
+    let disks = disks::disks(source.spec, &files, &mut fds)?;
+    let root = match &disks[..] {
+        [first, ..] if disks::is_partitioned(&fds, first) => boot::Root::Partition { readonly: first.readonly },
+        [first, ..] => boot::Root::Whole { readonly: first.readonly },
+        [] => boot::Root::None,
+    };
+    let boot = boot::boot(&source, &files, root, &mut fds)?;
+    let nics = source.nics.into_iter().map(|nic| {
+        let tap = fds.add(nic.tap)?;
+        Ok(NicConfig { name: nic.name, tap, mac: nic.mac, mtu: nic.mtu })
+    });
+    let nics = nics.collect::<Result<_, TranslateError>>()?;
+    let machine = MachineConfig {
+        name: source.name.to_owned(),
+        kvm,
+        vcpus: size.vcpus,
+        memory: size.memory,
+        console: boot.console,
+        boot: boot.config,
+        disks,
+        nics,
+        // A machine that nobody described gets what every guest likes to have.
+        rng: source.spec.is_none_or(|spec| spec.domain.devices.rng.is_some()),
+    };
+    Ok(LaunchPlan { machine, fds: fds.0, jail })
+}
+
+/// The pod's user and group. Root, which is also what an image that names nobody gives, is never what a VMM becomes.
+fn pod_identity(oci: &Spec) -> JailConfig {
+    let user = oci.process().as_ref().map(|process| process.user());
+    let id = |id: Option<u32>| id.filter(|id| *id != 0).unwrap_or(DEFAULT_ID);
+    JailConfig { uid: id(user.map(|user| user.uid())), gid: id(user.map(|user| user.gid())) }
+}
+
+/// Where files come from.
+#[derive(Debug)]
+enum FileSource<'a> {
+    Image(ImageRoot),
+    Local(&'a Path),
+}
+
+/// The files of a machine being composed.
+#[derive(Debug, Default)]
+struct Fds(Vec<OwnedFd>);
+
+impl Fds {
+    fn add(&mut self, file: File) -> Result<FdIndex, TranslateError> {
+        let index = u16::try_from(self.0.len()).ok().filter(|index| usize::from(*index) < MAX_FILES);
+        let index = index.ok_or(TranslateError::ManyFiles)?;
+        self.0.push(file.into());
+        Ok(FdIndex(index))
+    }
+}

@@ -1,0 +1,272 @@
+use std::fs;
+
+use serde_json::{Value, json};
+use vireo_vmm::config::{BootConfig, ConsoleKind, HugePageSize, MemoryConfig};
+
+use super::*;
+
+/// A container's image and OCI spec, and what else a machine is made from.
+struct Pod {
+    dir: tempfile::TempDir,
+    oci: Value,
+    node: NodeConfig,
+    nic: bool,
+}
+
+impl Pod {
+    /// An image with the files `names`, each holding its own name, in a container without limits.
+    fn new(names: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        let oci = json!({"ociVersion": "1.1.0", "process": {"cwd": "/", "user": {"uid": 1000, "gid": 1001}}});
+        Self { dir, oci, node: NodeConfig::default(), nic: false }
+    }
+
+    fn limits(mut self, memory: u64, quota: i64, period: u64) -> Self {
+        let cpu = json!({"quota": quota, "period": period});
+        self.oci["linux"] = json!({"resources": {"memory": {"limit": memory}, "cpu": cpu}});
+        self
+    }
+
+    fn translate(&self, spec: Option<&Value>) -> Result<LaunchPlan, TranslateError> {
+        let oci: Spec = serde_json::from_value(self.oci.clone()).unwrap();
+        let spec = spec.map(|spec| parse_vmi(&spec.to_string()).unwrap());
+        let place = Place::Pod { oci: &oci, rootfs: self.dir.path() };
+        compose(self.source(spec.as_ref(), place), null())
+    }
+
+    fn source<'a>(&'a self, spec: Option<&'a VirtualMachineInstanceSpec>, place: Place<'a>) -> Source<'a> {
+        let nic = || PlannedNic { name: "default".into(), tap: null(), mac: [2, 0, 0, 0, 0, 1], mtu: Some(1400) };
+        Source { name: "pod", spec, place, node: &self.node, nics: self.nic.then(nic).into_iter().collect() }
+    }
+
+    fn refusal(&self, spec: Option<&Value>) -> String {
+        chain(&self.translate(spec).unwrap_err())
+    }
+}
+
+fn null() -> File {
+    File::open("/dev/null").unwrap()
+}
+
+/// An error and its causes, as a user sees them.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+/// The content of one of a plan's files: its name.
+fn content(plan: &LaunchPlan, index: FdIndex) -> String {
+    let fd = plan.fds[usize::from(index.0)].try_clone().unwrap();
+    std::io::read_to_string(File::from(fd)).unwrap()
+}
+
+fn boot_of(plan: &LaunchPlan) -> (String, Option<String>, String) {
+    let BootConfig::Kernel { kernel, initrd, cmdline } = &plan.machine.boot;
+    (content(plan, *kernel), initrd.map(|initrd| content(plan, initrd)), cmdline.clone())
+}
+
+const DEBIAN: &[&str] = &["disk/debian.img", "boot/vmlinuz", "boot/initrd.img"];
+
+#[test]
+fn a_mere_container_is_enough() {
+    let mut pod = Pod::new(DEBIAN).limits(1 << 30, 150_000, 100_000);
+    pod.nic = true;
+    let plan = pod.translate(None).unwrap();
+    assert_eq!(plan.machine.vcpus, 2);
+    // 1 GiB less 16 MiB, of that 1/129 for page tables, down to whole MiB.
+    assert_eq!(plan.machine.memory, MemoryConfig { size: 1000 << 20, hugepages: None });
+    assert_eq!(plan.machine.disks.len(), 1);
+    assert_eq!(content(&plan, plan.machine.disks[0].image), "disk/debian.img");
+    assert!(!plan.machine.disks[0].readonly);
+    let cmdline = "console=ttyS0 root=/dev/vda rw ip=10.0.2.2::10.0.2.1:255.255.255.0::eth0:off";
+    assert_eq!(boot_of(&plan), ("boot/vmlinuz".into(), Some("boot/initrd.img".into()), cmdline.into()));
+    assert_eq!(plan.machine.console, ConsoleKind::Serial);
+    assert!(plan.machine.rng);
+    assert_eq!((plan.machine.nics[0].mac, plan.machine.nics[0].mtu), ([2, 0, 0, 0, 0, 1], Some(1400)));
+    assert_eq!(plan.jail, JailConfig { uid: 1000, gid: 1001 });
+}
+
+#[test]
+fn without_limits_there_are_defaults() {
+    let mut pod = Pod::new(DEBIAN);
+    pod.oci["process"]["user"] = json!({"uid": 0, "gid": 0});
+    let plan = pod.translate(None).unwrap();
+    assert_eq!((plan.machine.vcpus, plan.machine.memory.size), (1, 512 << 20));
+    assert_eq!(plan.jail, JailConfig { uid: 107, gid: 107 });
+    let cpu_without_period = pod.limits(1 << 30, 250_000, 0);
+    assert_eq!(cpu_without_period.translate(None).unwrap().machine.vcpus, 3);
+}
+
+#[test]
+fn a_spec_decides() {
+    let spec = json!({
+        "domain": {
+            "cpu": {"cores": 2, "sockets": 2},
+            "memory": {"guest": "100M"},
+            "firmware": {"kernelBoot": {
+                "kernelArgs": "console=ttyS0 console=hvc0 quiet",
+                "container": {"image": "x", "kernelPath": "/k/linux", "initrdPath": "/k/ram"},
+            }},
+            "devices": {
+                "disks": [
+                    {"name": "b", "disk": {"bus": "virtio", "readonly": true}, "serial": "SER"},
+                    {"name": "a"},
+                ],
+            },
+        },
+        "volumes": [
+            {"name": "a", "containerDisk": {"image": "x", "path": "/disk/a.img"}},
+            {"name": "b", "containerDisk": {"image": "x", "path": "/disk/b.img"}},
+            {"name": "c", "containerDisk": {"image": "x", "path": "/other/c.img"}},
+        ],
+    });
+    let mut pod = Pod::new(&["disk/a.img", "disk/b.img", "other/c.img", "k/linux", "k/ram"]);
+    pod.nic = true;
+    let plan = pod.translate(Some(&spec)).unwrap();
+    assert_eq!((plan.machine.vcpus, plan.machine.memory.size), (4, 95 << 20));
+    let disks: Vec<_> = plan.machine.disks.iter().map(|d| (d.name.as_str(), content(&plan, d.image))).collect();
+    assert_eq!(disks, [("b", "disk/b.img".into()), ("a", "disk/a.img".into()), ("c", "other/c.img".into())]);
+    assert!(plan.machine.disks[0].readonly && !plan.machine.disks[1].readonly);
+    assert_eq!(plan.machine.disks[0].serial.as_deref(), Some("SER"));
+    // What a user wrote stays as it is.
+    let cmdline = "console=ttyS0 console=hvc0 quiet";
+    assert_eq!(boot_of(&plan), ("k/linux".into(), Some("k/ram".into()), cmdline.into()));
+    assert_eq!(plan.machine.console, ConsoleKind::Virtio);
+    assert!(!plan.machine.rng);
+}
+
+#[test]
+fn the_root_is_where_the_partition_table_says() {
+    let pod = Pod::new(DEBIAN);
+    let cmdline = |disk: &[u8]| {
+        fs::write(pod.dir.path().join("disk/debian.img"), disk).unwrap();
+        boot_of(&pod.translate(None).unwrap()).2
+    };
+    let mut disk = vec![0; 4096];
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    assert_eq!(cmdline(&disk), "console=ttyS0 root=/dev/vda rw");
+    disk[450] = 0x83;
+    assert_eq!(cmdline(&disk), "console=ttyS0 root=/dev/vda1 rw");
+    disk[446] = 0x33;
+    assert_eq!(cmdline(&disk), "console=ttyS0 root=/dev/vda rw");
+    disk[512..520].copy_from_slice(b"EFI PART");
+    assert_eq!(cmdline(&disk), "console=ttyS0 root=/dev/vda1 rw");
+}
+
+#[test]
+fn the_nodes_kernel_serves_images_without_one() {
+    let mut pod = Pod::new(&["disk/a.img"]);
+    assert!(pod.refusal(None).starts_with("no kernel: the image has no /boot/vmlinuz, "));
+    let node = tempfile::tempdir().unwrap();
+    fs::write(node.path().join("k"), "node's kernel").unwrap();
+    pod.node.guest_kernel = Some(node.path().join("k"));
+    let plan = pod.translate(None).unwrap();
+    assert_eq!(boot_of(&plan), ("node's kernel".into(), None, "console=ttyS0 root=/dev/vda rw".into()));
+    pod.node.guest_initrd = Some(node.path().join("none"));
+    let expected = format!("the node's guestInitrd: {}/none does not exist", node.path().display());
+    assert_eq!(pod.refusal(None), expected);
+    // A spec with neither disk nor kernel of its own is a machine too.
+    pod.node.guest_initrd = None;
+    let plan = pod.translate(Some(&json!({"domain": {"devices": {}}}))).unwrap();
+    assert_eq!((boot_of(&plan).2.as_str(), plan.machine.disks.len()), ("console=ttyS0", 0));
+}
+
+#[test]
+fn bad_images_are_refused_by_name() {
+    let none =
+        "disk \"containerdisk\": the image has no /disk folder; a containerDisk image holds one raw disk image there";
+    assert_eq!(Pod::new(&["boot/vmlinuz"]).refusal(None), none);
+    let two = "disk \"containerdisk\": /disk holds 2 files; exactly one disk image is needed there, or the volume's containerDisk.path";
+    assert_eq!(Pod::new(&["disk/a", "disk/b", "boot/vmlinuz"]).refusal(None), two);
+    let directory = "disk \"containerdisk\": /disk/a is a directory; a raw image file is needed";
+    assert_eq!(Pod::new(&["disk/a/b", "boot/vmlinuz"]).refusal(None), directory);
+    let kernel = "kernel of the image: /boot/vmlinuz is a directory; a regular file is needed";
+    assert_eq!(Pod::new(&["disk/a", "boot/vmlinuz/x"]).refusal(None), kernel);
+    let initrds = "the image has 2 files /boot/initrd*; leave one, or name it in domain.firmware.kernelBoot";
+    assert_eq!(Pod::new(&["disk/a", "boot/vmlinuz", "boot/initrd.1", "boot/initrd.2"]).refusal(None), initrds);
+
+    let host_disk = json!({
+        "domain": {"devices": {}},
+        "volumes": [{"name": "a", "hostDisk": {"path": "/etc/shadow", "type": "Disk"}}],
+    });
+    let expected = "volumes[0].hostDisk: not supported by vireo in a pod; vireo run takes it";
+    assert_eq!(Pod::new(DEBIAN).refusal(Some(&host_disk)), expected);
+
+    let kernel = json!({"domain": {"devices": {}, "firmware": {"kernelBoot": {"container": {"kernelPath": "/nope"}}}}});
+    let expected = "domain.firmware.kernelBoot.container.kernelPath: /nope does not exist";
+    assert_eq!(Pod::new(DEBIAN).refusal(Some(&kernel)), expected);
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_refused() {
+    let guest = |guest: &str| json!({"domain": {"devices": {}, "memory": {"guest": guest}}});
+    let pod = Pod::new(DEBIAN).limits(256 << 20, -1, 100_000);
+    let expected = "guest memory 256 MiB does not fit the container's memory limit of 256 MiB, which has to hold 18 MiB for the machine as well";
+    assert_eq!(pod.refusal(Some(&guest("256Mi"))), expected);
+    assert_eq!(pod.translate(Some(&guest("238Mi"))).unwrap().machine.memory.size, 238 << 20);
+
+    let small = "container memory limit 20 MiB: too small for a guest; at least 49 MiB are needed";
+    assert_eq!(Pod::new(DEBIAN).limits(20 << 20, -1, 0).refusal(None), small);
+    assert!(Pod::new(DEBIAN).limits(49 << 20, -1, 0).translate(None).is_ok());
+    let many = "container cpu limit of 300 CPUs: a machine has at most 254 vCPUs; lower it, or set domain.cpu";
+    assert_eq!(Pod::new(DEBIAN).limits(1 << 30, 30_000_000, 100_000).refusal(None), many);
+
+    // Huge pages are not charged to the memory limit, and a guest is made of whole ones.
+    let mut huge = guest("1Gi");
+    huge["domain"]["memory"]["hugepages"] = json!({"pageSize": "1Gi"});
+    let expected = MemoryConfig { size: 1 << 30, hugepages: Some(HugePageSize::Size1G) };
+    assert_eq!(pod.translate(Some(&huge)).unwrap().machine.memory, expected);
+    let huge = json!({"domain": {"devices": {}, "memory": {"hugepages": {"pageSize": "1Gi"}}}});
+    let below = "guest memory of 536870912 bytes is less than one page of the asked size";
+    assert_eq!(Pod::new(DEBIAN).refusal(Some(&huge)), below);
+}
+
+#[test]
+fn local_machines() {
+    let pod = Pod::new(&["k", "root.img"]);
+    let jail = JailConfig { uid: 7, gid: 8 };
+    let place = Place::Local { folder: pod.dir.path(), jail };
+    let run = |container: Value, volume: Value| {
+        let spec = json!({
+            "domain": {"devices": {}, "firmware": {"kernelBoot": {"container": container}}},
+            "volumes": [volume],
+        });
+        let spec = parse_vmi(&spec.to_string()).unwrap();
+        compose(pod.source(Some(&spec), place), null()).map_err(|error| chain(&error))
+    };
+    let kernel = || json!({"kernelPath": "k", "image": "local"});
+    let disk = || json!({"name": "a", "hostDisk": {"path": "root.img", "type": "Disk"}});
+    let plan = run(kernel(), disk()).unwrap();
+    assert_eq!(boot_of(&plan), ("k".into(), None, "console=ttyS0 root=/dev/vda rw".into()));
+    assert_eq!(content(&plan, plan.machine.disks[0].image), "root.img");
+    assert_eq!(plan.jail, jail);
+    let image = run(json!({"kernelPath": "k", "image": "debian"}), disk()).unwrap_err();
+    assert!(image.starts_with("domain.firmware.kernelBoot.container.image: vireo run pulls no images"), "{image}");
+    let disk = json!({"name": "a", "containerDisk": {"image": "debian"}});
+    assert_eq!(
+        run(kernel(), disk).unwrap_err(),
+        "volumes[0].containerDisk: vireo run pulls no images; use hostDisk with a file of this machine"
+    );
+}
+
+#[test]
+fn annotations() {
+    let oci = |annotations: Value| -> Spec {
+        serde_json::from_value(json!({"ociVersion": "1.1.0", "annotations": annotations})).unwrap()
+    };
+    assert!(annotated_spec(&oci(json!({}))).unwrap().is_none());
+    let spec = annotated_spec(&oci(json!({"vireo.dev/vmi": r#"{"domain": {"devices": {}}}"#}))).unwrap();
+    assert!(spec.is_some());
+    let refused = annotated_spec(&oci(json!({"vireo.dev/vmi": r#"{"domain": {"devices": {"sound": {}}}}"#})));
+    let expected = "annotation vireo.dev/vmi: spec.domain.devices.sound: not supported by vireo";
+    assert_eq!(chain(&refused.unwrap_err()), expected);
+    let malformed = chain(&annotated_spec(&oci(json!({"vireo.dev/vmi": "{"}))).unwrap_err());
+    assert!(malformed.starts_with("annotation vireo.dev/vmi: not valid JSON: EOF"), "{malformed}");
+}
