@@ -68,6 +68,27 @@ impl fmt::Debug for Interrupts {
     }
 }
 
+/// A level-triggered line of the interrupt controllers.
+#[derive(Clone)]
+pub struct LevelLine {
+    vm: Arc<VmFd>,
+    gsi: u32,
+}
+
+impl fmt::Debug for LevelLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LevelLine").field("gsi", &self.gsi).finish_non_exhaustive()
+    }
+}
+
+impl LevelLine {
+    /// Drives the line up or down.
+    pub fn set(&self, up: bool) {
+        // KVM_IRQ_LINE fails only without interrupt controllers, which every machine has.
+        let _ = self.vm.set_irq_line(self.gsi, up);
+    }
+}
+
 /// One MSI vector: a GSI of its own, an eventfd that raises it, given back on drop.
 #[derive(Debug)]
 pub struct MsiVector {
@@ -89,6 +110,11 @@ impl Interrupts {
         let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::EventFd)?;
         self.vm.register_irqfd(&event, gsi).map_err(|source| Error::Irqfd { gsi, source })?;
         Ok(event)
+    }
+
+    /// A level-triggered line of the I/O APIC, down at first.
+    pub fn level(&self, gsi: u32) -> LevelLine {
+        LevelLine { vm: Arc::clone(&self.vm), gsi }
     }
 
     /// A vector that goes nowhere until [`MsiVector::set`].

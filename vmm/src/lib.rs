@@ -14,14 +14,21 @@
 //!  memory bus interrupts event_loop config jail
 //! ```
 
+pub mod acpi;
+pub mod boot;
 pub mod bus;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod disk;
+pub mod ending;
 pub mod event_loop;
 pub mod interrupts;
+pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod platform;
 pub mod tap;
+pub mod vcpu;
 pub mod virtio;
 pub mod worker;

@@ -1,7 +1,7 @@
 //! The memory map of machine type `vireo-1`. All addresses are guest physical (GPA), all sizes in bytes.
 //!
 //! ```text
-//! 0x0000_0000 .. 0xC000_0000   low RAM (at most 3 GiB)
+//! 0x0000_0000 .. 0xC000_0000   low RAM (at most 3 GiB); what boots lies in `low`
 //! 0xC000_0000 .. 0xE000_0000   32-bit PCI window
 //! 0xE000_0000 .. 0xE010_0000   ECAM of bus 0
 //! 0xFEC0_0000                  I/O APIC
@@ -10,6 +10,28 @@
 //! 0x1_0000_0000 ..             the rest of RAM
 //! 1 GiB aligned above RAM      64-bit PCI window, 16 GiB
 //! ```
+
+/// What the VMM itself puts below 1 MiB for a direct boot. Reused by the kernel once it has read it.
+pub mod low {
+    /// Descriptor table of the boot vCPU's first segments.
+    pub const GDT: u64 = 0x500;
+    /// `hvm_start_info` (Xen's PVH boot ABI), its module list and its memory map.
+    pub const PVH_START_INFO: u64 = 0x6000;
+    /// Linux's zero page, `boot_params`.
+    pub const ZERO_PAGE: u64 = 0x7000;
+    /// Page tables: one PML4, one PDPT, then four page directories that map the first 4 GiB one to one.
+    pub const PAGE_TABLES: u64 = 0x9000;
+    /// The kernel's command line, NUL-terminated.
+    pub const CMDLINE: u64 = 0x2_0000;
+    /// Bytes kept for the command line and its NUL.
+    pub const CMDLINE_SIZE: u64 = 0x1_0000;
+    /// End of the RAM below the video hole.
+    pub const END: u64 = 0x9_FC00;
+    /// ACPI tables, the RSDP first: in the BIOS area, where a search finds it too.
+    pub const ACPI: u64 = 0xE_0000;
+    /// Where RAM goes on above the BIOS area.
+    pub const HIGH: u64 = 0x10_0000;
+}
 
 /// End of low RAM and start of the hole below 4 GiB.
 pub const LOW_RAM_END: u64 = 0xC000_0000;
@@ -42,7 +64,7 @@ pub mod port {
     pub const RTC: u16 = 0x70;
     /// Keyboard controller; only its reset line is used by Linux.
     pub const I8042: u16 = 0x60;
-    /// pvpanic (QEMU's `docs/specs/pvpanic`).
+    /// pvpanic, one byte (QEMU's `docs/specs/pvpanic`).
     pub const PVPANIC: u16 = 0x505;
     /// ACPI PM1a event block (4 bytes) and control block (2 bytes), PM timer at +8 (ACPI 6.5 §4.8).
     pub const ACPI_PM: u16 = 0x600;
@@ -60,6 +82,43 @@ pub mod gsi {
     pub const SCI: u32 = 9;
     /// First GSI that is only an MSI route; the I/O APIC has pins 0..24.
     pub const FIRST_MSI: u32 = 24;
+}
+
+/// One range of the map that the guest is told (e820's type numbers, ACPI 6.5 §15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapEntry {
+    /// First GPA.
+    pub start: u64,
+    /// Bytes.
+    pub size: u64,
+    /// What it is.
+    pub kind: MapKind,
+}
+
+/// What a range of the map is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MapKind {
+    /// Free for the guest.
+    Ram = 1,
+    /// Not RAM to the guest.
+    Reserved = 2,
+}
+
+/// The map that the guest is told for RAM of `size` bytes.
+pub fn guest_map(size: u64) -> Vec<MapEntry> {
+    let entry = |start: u64, end: u64, kind| MapEntry { start, size: end - start, kind };
+    let mut map = vec![
+        entry(0, low::END, MapKind::Ram),
+        entry(low::END, low::HIGH, MapKind::Reserved),
+        entry(low::HIGH, size.clamp(low::HIGH, LOW_RAM_END), MapKind::Ram),
+        // Linux uses the ECAM only where firmware has reserved it.
+        entry(ECAM_START, ECAM_START + ECAM_SIZE, MapKind::Reserved),
+    ];
+    if size > LOW_RAM_END {
+        map.push(entry(HIGH_RAM_START, HIGH_RAM_START + size - LOW_RAM_END, MapKind::Ram));
+    }
+    map
 }
 
 /// Splits RAM of `size` bytes into `(GPA, bytes)` around the hole below 4 GiB.

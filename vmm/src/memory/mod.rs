@@ -1,6 +1,7 @@
 //! Guest memory: where everything lies in the guest physical address space, and the RAM itself.
 
 pub mod guest_buffers;
+pub mod guest_ram;
 pub mod layout;
 
 /// The guest's RAM as devices and loaders see it: cheap to clone, shared by all threads.

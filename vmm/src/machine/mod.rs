@@ -1,0 +1,10 @@
+//! The machine as a whole: assembled from a plan ([`build`]), then run until it ends ([`running`]).
+//!
+//! A reset is a new machine from the same plan; only the console hub, which belongs to the process, lives on.
+
+mod build;
+mod capabilities;
+mod running;
+
+pub use build::{BuildError, Machine};
+pub use running::{RunError, Running};

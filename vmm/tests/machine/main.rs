@@ -1,0 +1,12 @@
+//! The machine layer: bare payloads on this host's `/dev/kvm`, milliseconds each, no root. A host without KVM fails here.
+#![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
+
+mod boot;
+mod console;
+mod ending;
+mod interrupts;
+mod payload;
+mod platform;
+mod process;
+mod rig;
+mod smp;

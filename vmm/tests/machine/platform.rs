@@ -1,0 +1,81 @@
+//! Board devices as a guest reads them.
+
+use std::time::{Duration, Instant};
+
+use vireo_vmm::ending::Outcome;
+
+use super::payload::{elf, payload};
+use super::rig::Rig;
+
+#[test]
+fn the_pm_timer_ticks_at_its_frequency() {
+    let rig = Rig::new(super::boot::reporting_kernel(), 1);
+    let machine = rig.build();
+    let read = || {
+        let mut count = [0; 4];
+        machine.ports().read(0x608, &mut count);
+        u32::from_le_bytes(count)
+    };
+    let (start, first) = (Instant::now(), read());
+    while start.elapsed() < Duration::from_millis(20) {
+        std::hint::spin_loop();
+    }
+    let (ticks, elapsed) = (read().wrapping_sub(first), start.elapsed());
+    let expected = elapsed.as_secs_f64() * 3_579_545.0;
+    assert!((f64::from(ticks) / expected - 1.0).abs() < 0.05, "{ticks} ticks in {elapsed:?}");
+}
+
+// Waits for 3580 ticks of the PM timer (1 ms) and for the PIT's speaker output to change, then powers off.
+payload!(
+    timers,
+    "32",
+    "mov dx, 0x608",
+    "in eax, dx",
+    "mov ebx, eax",
+    "2: in eax, dx",
+    "sub eax, ebx",
+    "cmp eax, 3580",
+    "jb 2b",
+    "in al, 0x61",
+    "and al, 0x10",
+    "mov bl, al",
+    "3: in al, 0x61",
+    "and al, 0x10",
+    "cmp al, bl",
+    "je 3b",
+    "mov dx, 0x604",
+    "mov ax, 0x3400",
+    "out dx, ax",
+);
+
+#[test]
+fn a_guest_sees_time_pass() {
+    let start = Instant::now();
+    assert_eq!(Rig::new(elf(timers()), 1).outcome(), Outcome::PowerOff);
+    assert!(start.elapsed() >= Duration::from_millis(1));
+}
+
+// Reads where nothing answers, in ports and in memory, and writes there.
+payload!(
+    nowhere,
+    "32",
+    "mov dx, 0x900",
+    "in eax, dx",
+    "out dx, eax",
+    "mov dx, 0x700",
+    "out dx, eax",
+    "mov edi, 0xd0000000",
+    "mov eax, [edi]",
+    "mov [edi], eax",
+    "out dx, eax",
+    "mov dx, 0x604",
+    "mov ax, 0x3400",
+    "out dx, ax",
+);
+
+#[test]
+fn nothing_there_reads_as_all_ones() {
+    let rig = Rig::new(elf(nowhere()), 1);
+    assert_eq!(rig.outcome(), Outcome::PowerOff);
+    assert_eq!(rig.reports.all(), [u32::MAX, u32::MAX]);
+}

@@ -1,0 +1,141 @@
+//! The binary, driven over its control socket as the shim drives it.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command as Process, Stdio};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use vireo_vmm::config::MachineConfig;
+use vireo_vmm::control::client::{Client, Received};
+use vireo_vmm::control::message::{Command, End, Event};
+
+use super::payload::{elf, file, payload};
+use super::rig::{LIMIT, config, expect, type_in, wait_until};
+
+struct Vmm {
+    child: Child,
+    client: Option<Client>,
+}
+
+impl Vmm {
+    fn spawn() -> Self {
+        let (client, theirs) = Client::pair().unwrap();
+        fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let child = Process::new(env!("CARGO_BIN_EXE_vireo-vmm"))
+            .args(["--control-fd", &theirs.as_raw_fd().to_string()])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, client: Some(client) }
+    }
+
+    fn client(&self) -> &Client {
+        self.client.as_ref().unwrap()
+    }
+
+    fn launch(&self, (machine, files): (MachineConfig, Vec<OwnedFd>)) {
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        self.client().send(&Command::Launch { machine: Box::new(machine), jail: None }, &files).unwrap();
+    }
+
+    fn event(&self) -> Event {
+        match self.client().wait(LIMIT).unwrap() {
+            Received::Message(event) => event,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn exit_code(mut self) -> i32 {
+        let mut code = None;
+        wait_until(|| {
+            code = self.child.try_wait().unwrap();
+            code.is_some()
+        });
+        code.unwrap().code().unwrap()
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+// Prompts; `r` resets, anything else powers off.
+payload!(
+    prompt,
+    "32",
+    "mov dx, 0x3f8",
+    "mov al, 0x3e",
+    "out dx, al",
+    "2: mov dx, 0x3fd",
+    "in al, dx",
+    "test al, 1",
+    "jz 2b",
+    "mov dx, 0x3f8",
+    "in al, dx",
+    "cmp al, 0x72",
+    "jne 3f",
+    "mov dx, 0xcf9",
+    "mov al, 6",
+    "out dx, al",
+    "3: mov dx, 0x604",
+    "mov ax, 0x3400",
+    "out dx, ax",
+);
+
+#[test]
+fn a_machine_lives_from_launch_through_a_reset_to_its_end() {
+    let vmm = Vmm::spawn();
+    vmm.launch(config(elf(prompt()), 2));
+    assert_eq!(vmm.event(), Event::Ready);
+    let (mut console, theirs) = UnixStream::pair().unwrap();
+    console.set_read_timeout(Some(LIMIT)).unwrap();
+    vmm.client().send(&Command::AttachConsole, &[theirs.as_fd()]).unwrap();
+    drop(theirs);
+    vmm.client().send(&Command::Start, &[]).unwrap();
+    assert!(matches!(vmm.event(), Event::Started { at } if at > 0));
+    for _ in 0..3 {
+        expect(&mut console, ">");
+        type_in(&mut console, "r");
+        assert_eq!(vmm.event(), Event::Rebooted);
+    }
+    expect(&mut console, ">");
+    type_in(&mut console, "x");
+    assert_eq!(vmm.event(), Event::Ended(End::PowerOff));
+    assert_eq!(vmm.exit_code(), 0);
+}
+
+#[test]
+fn what_cannot_boot_is_refused_by_name() {
+    let text: File = file(b"#!/bin/sh\necho this is no kernel; exit 1\n");
+    let vmm = Vmm::spawn();
+    vmm.launch(config(text, 1));
+    let Event::Refused(reason) = vmm.event() else { panic!("refused") };
+    assert!(reason.starts_with("kernel: neither a bzImage nor an ELF"), "{reason}");
+    assert_eq!(vmm.exit_code(), 1);
+}
+
+#[test]
+fn a_wrong_value_is_refused_by_its_path() {
+    let vmm = Vmm::spawn();
+    let (mut machine, files) = config(elf(prompt()), 1);
+    machine.vcpus = 0;
+    vmm.launch((machine, files));
+    let Event::Refused(reason) = vmm.event() else { panic!("refused") };
+    assert!(reason.starts_with("vcpus: "), "{reason}");
+    assert_eq!(vmm.exit_code(), 1);
+}
+
+#[test]
+fn the_vmm_dies_with_its_shim() {
+    let mut vmm = Vmm::spawn();
+    vmm.launch(config(elf(prompt()), 1));
+    assert_eq!(vmm.event(), Event::Ready);
+    vmm.client().send(&Command::Start, &[]).unwrap();
+    assert!(matches!(vmm.event(), Event::Started { .. }));
+    vmm.client = None;
+    assert_eq!(vmm.exit_code(), 1);
+}

@@ -1,0 +1,54 @@
+//! The other vCPUs wait for the first to start them.
+
+use super::payload::{bzimage, payload};
+use super::rig::Rig;
+
+// Copies the 16-bit code to 0x8000 and sends INIT and start-up IPIs to all others, which report their APIC ids.
+payload!(
+    start_others,
+    "64",
+    "lea rsi, [rip + 5f]",
+    "mov edi, 0x8000",
+    "mov ecx, 64",
+    "cld",
+    "rep movsb",
+    "mov edi, 0xfee000f0",
+    "mov dword ptr [rdi], 0x1ff",
+    "mov edi, 0xfee00300",
+    "mov dword ptr [rdi], 0xc4500",
+    "mov dword ptr [rdi], 0xc4608",
+    "mov dx, 0x700",
+    "xor eax, eax",
+    "out dx, eax",
+    "2: hlt",
+    "jmp 2b",
+    ".code16",
+    "5: mov eax, 1",
+    "cpuid",
+    "mov eax, ebx",
+    "shr eax, 24",
+    "mov dx, 0x700",
+    "out dx, eax",
+    "6: cli",
+    "hlt",
+    "jmp 6b",
+    ".code64",
+);
+
+#[test]
+fn init_and_sipi_start_the_others() {
+    let rig = Rig::new(bzimage(start_others()), 4);
+    let run = rig.run(rig.build());
+    let mut ids = rig.reports.wait(4);
+    drop(run);
+    ids.sort_unstable();
+    assert_eq!(ids, [0, 1, 2, 3]);
+}
+
+#[test]
+fn without_them_only_the_first_runs() {
+    // A payload for one vCPU on a machine of four: nothing but its own reports.
+    let rig = Rig::new(super::boot::reporting_kernel(), 4);
+    rig.outcome();
+    assert_eq!(rig.reports.all().len(), 3);
+}
