@@ -126,8 +126,9 @@ fn mac_of(name: &str) -> [u8; 6] {
     let hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    let [a, b, c, d, e, ..] = hash.to_be_bytes();
-    [0x02, a, b, c, d, e]
+    let mut mac = [0x02; 6];
+    mac[1..].copy_from_slice(&hash.to_be_bytes()[..5]);
+    mac
 }
 
 /// An interface whose host side is there. Dropped, its NAT rules are gone, and the tap too once the VMM has ended.

@@ -104,18 +104,19 @@ fn from_node(source: &Source<'_>) -> Result<(File, Option<File>), TranslateError
 
 /// The command line where nobody wrote one. The guest's address stands in it as long as nothing answers DHCP.
 fn compose_cmdline(root: Root, nic: bool) -> String {
-    let mut cmdline = "console=ttyS0".to_owned();
-    let mode = |readonly| if readonly { "ro" } else { "rw" };
-    match root {
-        Root::None => {}
-        Root::Whole { readonly } => cmdline += &format!(" root=/dev/vda {}", mode(readonly)),
-        Root::Partition { readonly } => cmdline += &format!(" root=/dev/vda1 {}", mode(readonly)),
+    let mut words = vec!["console=ttyS0"];
+    let device = match root {
+        Root::None => None,
+        Root::Whole { readonly } => Some(("root=/dev/vda", readonly)),
+        Root::Partition { readonly } => Some(("root=/dev/vda1", readonly)),
+    };
+    if let Some((root, readonly)) = device {
+        words.extend([root, if readonly { "ro" } else { "rw" }]);
     }
     if nic {
-        cmdline += " ";
-        cmdline += GUEST_IP_ARGUMENT;
+        words.push(GUEST_IP_ARGUMENT);
     }
-    cmdline
+    words.join(" ")
 }
 
 /// The console is where the kernel's `/dev/console` is: its last `console=`.

@@ -35,13 +35,11 @@ pub(super) fn disks(
         let purpose = if readonly { Purpose::ReadOnlyDisk } else { Purpose::Disk };
         // Validation has joined them; a disk without a volume can't come here.
         let found = spec.volumes.iter().enumerate().find(|(_, volume)| volume.name == disk.name);
-        let image = match found {
-            Some((index, volume)) => open_volume(index, volume, files, purpose)?,
-            None => {
-                let path = format!("domain.devices.disks: {}", disk.name);
-                return Err(TranslateError::Field { path, what: "has no volume" });
-            }
+        let Some((index, volume)) = found else {
+            let path = format!("domain.devices.disks: {}", disk.name);
+            return Err(TranslateError::Field { path, what: "has no volume" });
         };
+        let image = open_volume(index, volume, files, purpose)?;
         Ok(DiskConfig { image: fds.add(image)?, name: disk.name, readonly, serial: disk.serial })
     })
     .collect()
@@ -76,16 +74,9 @@ fn open_container_disk(
     name: &str,
     purpose: Purpose,
 ) -> Result<File, TranslateError> {
-    let open = || {
-        let found;
-        let path = match path {
-            Some(path) => path,
-            None => {
-                found = root.container_disk()?;
-                &found
-            }
-        };
-        root.file(path, purpose)
+    let open = || match path {
+        Some(path) => root.file(path, purpose),
+        None => root.file(&root.container_disk()?, purpose),
     };
     open().map_err(|source| TranslateError::Disk { name: name.to_owned(), source })
 }
@@ -104,6 +95,6 @@ fn has_partition_table(sectors: &[u8; 1024]) -> bool {
         return true;
     }
     let mut entries = sectors[446..510].chunks_exact(16);
-    let sane = entries.clone().all(|entry| entry[0] & 0x7f == 0);
+    let sane = entries.clone().all(|entry| matches!(entry[0], 0 | 0x80));
     sectors[510..512] == [0x55, 0xaa] && sane && entries.any(|entry| entry[4] != 0)
 }

@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec, User};
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
 use vireo_runtimeclass::pod::{ANNOTATION_VMI, DEFAULT_ID};
 use vireo_runtimeclass::{ParseError, parse_vmi};
@@ -207,9 +207,9 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
 
 /// The pod's user and group. Root, which is also what an image that names nobody gives, is never what a VMM becomes.
 fn pod_identity(oci: &Spec) -> JailConfig {
-    let user = oci.process().as_ref().map(|process| process.user());
+    let user = oci.process().as_ref().map(Process::user);
     let id = |id: Option<u32>| id.filter(|id| *id != 0).unwrap_or(DEFAULT_ID);
-    JailConfig { uid: id(user.map(|user| user.uid())), gid: id(user.map(|user| user.gid())) }
+    JailConfig { uid: id(user.map(User::uid)), gid: id(user.map(User::gid)) }
 }
 
 /// Where files come from.

@@ -3,7 +3,7 @@
 //! The spec decides, else the container's limits, else [`DEFAULT_MEMORY`] and one vCPU. The VMM lives in the container's
 //! cgroup, so that the container's memory limit has to hold the guest and [`reserve`].
 
-use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
+use vireo_runtimeclass::kubevirt::v1::{DomainSpec, VirtualMachineInstanceSpec};
 use vireo_runtimeclass::validate::{MAX_VCPUS, huge_page_size};
 use vireo_vmm::config::{HugePageSize, MemoryConfig};
 
@@ -70,7 +70,7 @@ fn largest_guest(limit: u64) -> u64 {
 pub(super) fn size(spec: Option<&VirtualMachineInstanceSpec>, place: &Place<'_>) -> Result<Size, SizeError> {
     let limits = Limits::of(place);
     let domain = spec.map(|spec| &spec.domain);
-    let cpus = match domain.and_then(|domain| domain.vcpus()) {
+    let cpus = match domain.and_then(DomainSpec::vcpus) {
         Some(cpus) => cpus,
         None => limits.cpus.unwrap_or(1),
     };
@@ -83,7 +83,7 @@ pub(super) fn size(spec: Option<&VirtualMachineInstanceSpec>, place: &Place<'_>)
     });
     // Huge pages are counted apart and not against the memory limit.
     let limit = limits.memory.filter(|_| hugepages.is_none());
-    let wanted = match (domain.and_then(|domain| domain.guest_memory()), limit) {
+    let wanted = match (domain.and_then(DomainSpec::guest_memory), limit) {
         (Some(guest), Some(limit)) if guest.saturating_add(reserve(guest)) > limit => {
             return Err(SizeError::DoesNotFit { guest, limit });
         }
