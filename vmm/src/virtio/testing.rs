@@ -51,6 +51,7 @@ impl DriverQueue {
     /// Empty rings at `base`, which take 16 KiB at most.
     pub fn new(ram: &GuestRam, base: u64, size: u16) -> Self {
         let kick = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        ram.write_slice(&[0; 0x4000], GuestAddress(base)).unwrap();
         Self { ram: Arc::clone(ram), size, base, next_desc: 0, available: 0, seen: 0, kick, event_idx: false }
     }
 
