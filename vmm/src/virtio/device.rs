@@ -95,3 +95,13 @@ pub trait VirtioDevice: Send + std::fmt::Debug {
     /// Stops; when it returns nothing of the device touches guest memory any more. Harmless when inactive.
     fn reset(&mut self);
 }
+
+/// Reads `data.len()` bytes of a configuration space at `offset`, zeros past its end: how most devices answer
+/// [`VirtioDevice::read_config`].
+pub fn read_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
+    let rest = usize::try_from(offset).ok().and_then(|at| config.get(at..)).unwrap_or_default();
+    data.fill(0);
+    for (to, from) in data.iter_mut().zip(rest) {
+        *to = *from;
+    }
+}

@@ -4,7 +4,9 @@
 //! guest memory), and a worker serves the queues, on a thread of its own or on the machine's event thread ([`served`]).
 
 pub mod block;
+pub mod console;
 pub mod device;
+pub mod net;
 pub mod rng;
 pub mod served;
 pub mod transport;

@@ -9,7 +9,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::request::{ID_BYTES, MAX_RANGES};
 use super::worker::QueueWorker;
 use crate::disk::{Image, SECTOR};
-use crate::virtio::device::{ActivateError, Activation, DeviceId, VirtioDevice};
+use crate::virtio::device::{ActivateError, Activation, DeviceId, VirtioDevice, read_bytes};
 use crate::virtio::virtqueue::Virtqueue;
 use crate::worker::Worker;
 
@@ -79,11 +79,7 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let rest = usize::try_from(offset).ok().and_then(|at| self.config.get(at..)).unwrap_or_default();
-        data.fill(0);
-        for (to, from) in data.iter_mut().zip(rest) {
-            *to = *from;
-        }
+        read_bytes(&self.config, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
