@@ -136,7 +136,12 @@ impl Process {
                 }
                 self.phase = phase;
             }
-            (Command::ResizeConsole { .. }, phase) => self.phase = phase,
+            (Command::ResizeConsole { columns, rows }, phase) => {
+                if let Phase::Running(_, running) = &phase {
+                    running.resize_console(columns, rows);
+                }
+                self.phase = phase;
+            }
             (Command::Launch { .. } | Command::Start, phase) => {
                 eprintln!("control: Launch or Start out of turn is ignored");
                 self.phase = phase;

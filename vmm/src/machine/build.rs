@@ -28,6 +28,8 @@ use crate::platform::serial::Serial;
 use crate::vcpu::run::Vcpu;
 use crate::vcpu::{cpuid, state};
 use crate::virtio::block::Block;
+use crate::virtio::console::{Backend, Console, Port};
+use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 use crate::{acpi, memory, pci};
 
@@ -76,6 +78,15 @@ pub enum BuildError {
         #[source]
         source: raw::OpenError,
     },
+    /// A network card's tap is of no use.
+    #[error("interface {name:?}: its tap can't be set up (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR is needed)")]
+    Nic {
+        /// The interface.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A device has no place.
     #[error(transparent)]
     Pci(#[from] pci::Error),
@@ -114,6 +125,7 @@ pub(super) struct Devices {
     pub mmio: Arc<Bus>,
     pub acpi_pm: Arc<AcpiPm>,
     pub pci: Arc<PciRoot>,
+    pub console: Port,
 }
 
 impl Machine {
@@ -145,12 +157,12 @@ impl Machine {
             mmio64: mmio64..mmio64 + layout::PCI_MMIO64_SIZE,
         };
         let pci = PciRoot::new(context);
-        plug_devices(plan, &pci)?;
+        let console = plug_devices(plan, hub, &pci)?;
         mmio.insert(layout::ECAM_START, layout::ECAM_SIZE, pci.ecam())?;
         let reset = pci.config_ports(Arc::new(ResetControl::new(Arc::clone(&ending))));
         ports.insert(port::PCI_CONFIG.into(), 8, reset)?;
         let acpi_pm = wire_board(plan, hub, &ports, &interrupts, &ending)?;
-        let devices = Devices { ports, mmio, acpi_pm, pci };
+        let devices = Devices { ports, mmio, acpi_pm, pci, console };
         let vcpus = build_vcpus(plan, &kvm, &vm, &devices, &ending)?;
         let at = |source| BuildError::State { index: 0, source };
         state::set_entry(&vcpus[0].fd, entry, &ram).map_err(at)?;
@@ -198,18 +210,30 @@ fn create_interrupt_controllers(vm: &VmFd) -> Result<(), BuildError> {
     vm.create_pit2(pit).map_err(kvm_call("KVM_CREATE_PIT2"))
 }
 
-/// The virtio devices, each in the next PCI slot: disks, network cards, the entropy source.
-fn plug_devices(plan: &MachinePlan, pci: &Arc<PciRoot>) -> Result<(), BuildError> {
+/// The virtio devices, each in the next PCI slot: disks, network cards, the entropy source, the console, whose port it
+/// returns.
+fn plug_devices(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result<Port, BuildError> {
     for disk in &plan.disks {
         let refused = |source| BuildError::Disk { name: disk.name.clone(), source };
         let file = disk.image.try_clone().map_err(|source| BuildError::Host { what: "dup of a disk image", source })?;
         let image = RawImage::new(file, disk.readonly).map_err(refused)?;
         pci.add_virtio(Box::new(Block::new(disk.name.clone(), image, disk.serial)))?;
     }
+    for nic in &plan.nics {
+        let refused = |source| BuildError::Nic { name: nic.name.clone(), source };
+        let tap = nic.tap.try_clone().map_err(|source| BuildError::Host { what: "dup of a tap", source })?;
+        pci.add_virtio(Box::new(Net::new(nic.name.clone(), tap, nic.mac, nic.mtu).map_err(refused)?))?;
+    }
     if plan.rng {
         pci.add_virtio(Box::new(Rng::new()))?;
     }
-    Ok(())
+    let is_console = plan.console == ConsoleKind::Virtio;
+    let (console, port) = Console::new(is_console.then(|| Arc::clone(hub) as Arc<dyn Backend>));
+    if is_console {
+        hub.bind_input(Arc::new(port.clone()));
+    }
+    pci.add_virtio(Box::new(console))?;
+    Ok(port)
 }
 
 /// The board's own devices at their ports.

@@ -77,6 +77,11 @@ impl Running {
         self.devices.acpi_pm.power_button();
     }
 
+    /// Tells the guest the size of its virtio console.
+    pub fn resize_console(&self, columns: u16, rows: u16) {
+        self.devices.console.resize(columns, rows);
+    }
+
     /// Stops every vCPU and device; when it returns nothing of the machine runs any more.
     pub fn stop(mut self) {
         self.halt();

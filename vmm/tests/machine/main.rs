@@ -8,5 +8,7 @@ mod interrupts;
 mod payload;
 mod platform;
 mod process;
+mod puppet;
 mod rig;
 mod smp;
+mod virtio;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::request;
+use crate::console::hub::{Hub, Input};
 use crate::event_loop;
 use crate::memory::GuestRam;
 use crate::virtio::device::{ActivateError, Activation, ActiveQueue, DeviceId, Notify, VirtioDevice, read_bytes};
@@ -36,7 +37,8 @@ pub struct Console {
 pub struct Port(Arc<Shared>);
 
 struct Shared {
-    backend: Arc<dyn Backend>,
+    /// None: output goes nowhere, and there is no input.
+    backend: Option<Arc<dyn Backend>>,
     /// Columns and rows; zero until the host tells.
     size: Mutex<(u16, u16)>,
     live: Mutex<Option<Live>>,
@@ -55,8 +57,8 @@ impl fmt::Debug for Shared {
 }
 
 impl Console {
-    /// An inactive console and its port.
-    pub fn new(backend: Arc<dyn Backend>) -> (Self, Port) {
+    /// An inactive console and its port. Without a backend the guest's output goes nowhere.
+    pub fn new(backend: Option<Arc<dyn Backend>>) -> (Self, Port) {
         let shared = Arc::new(Shared { backend, size: Mutex::default(), live: Mutex::default() });
         (Self { shared: Arc::clone(&shared) }, Port(shared))
     }
@@ -76,6 +78,22 @@ impl Port {
         if let Some(live) = &*self.0.live.lock().unwrap_or_else(PoisonError::into_inner) {
             live.notify.config();
         }
+    }
+}
+
+impl Input for Port {
+    fn offer(&self, bytes: &[u8]) -> usize {
+        self.offer(bytes)
+    }
+}
+
+impl Backend for Hub {
+    fn output(&self, bytes: &[u8]) {
+        self.write(bytes);
+    }
+
+    fn input_ready(&self) {
+        self.input_ready();
     }
 }
 
@@ -112,7 +130,7 @@ impl VirtioDevice for Console {
         let (receive, transmit) = (take(RECEIVE)?, take(TRANSMIT)?);
         let host = |source| ActivateError::Host { what: "console queue's eventfd", source };
         let kicks = [receive.kick().try_clone().map_err(host)?, transmit.kick().try_clone().map_err(host)?];
-        let backend = Arc::clone(&self.shared.backend);
+        let backend = self.shared.backend.clone();
         let streams = Streams { ram, receive, transmit, backend, events: events.clone(), broken: false };
         let served = Served::new(&events, streams, &[&kicks[0], &kicks[1]], |streams, index| match index {
             0 => streams.receive_kicked(),
@@ -121,8 +139,9 @@ impl VirtioDevice for Console {
         let live = Live { served: served.map_err(host)?, notify };
         *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(live);
         // Input may have waited for the guest to come up.
-        let backend = Arc::clone(&self.shared.backend);
-        events.run(move |_| backend.input_ready());
+        if let Some(backend) = self.shared.backend.clone() {
+            events.run(move |_| backend.input_ready());
+        }
         Ok(())
     }
 
@@ -136,7 +155,7 @@ struct Streams {
     ram: GuestRam,
     receive: Virtqueue,
     transmit: Virtqueue,
-    backend: Arc<dyn Backend>,
+    backend: Option<Arc<dyn Backend>>,
     events: event_loop::Handle,
     broken: bool,
 }
@@ -154,8 +173,9 @@ impl Streams {
     fn receive_kicked(&mut self) {
         self.receive.acknowledge();
         // Not from here: the backend offers at once, and this state is locked.
-        let backend = Arc::clone(&self.backend);
-        self.events.run(move |_| backend.input_ready());
+        if let Some(backend) = self.backend.clone() {
+            self.events.run(move |_| backend.input_ready());
+        }
     }
 
     fn transmit_kicked(&mut self) {
@@ -163,7 +183,11 @@ impl Streams {
         let (ram, backend) = (&*self.ram, &self.backend);
         if !self.broken {
             let done = self.transmit.drain(ram, |chain| {
-                request::transmit(ram, chain, |bytes| backend.output(bytes))?;
+                request::transmit(ram, chain, |bytes| {
+                    if let Some(backend) = backend {
+                        backend.output(bytes);
+                    }
+                })?;
                 Ok(0)
             });
             self.check(&done);

@@ -35,7 +35,7 @@ impl Rig {
     fn start() -> Self {
         let events = EventThread::start();
         let (ram, told, screen) = (ram(), Arc::new(Told::default()), Arc::new(Screen::default()));
-        let (mut console, port) = Console::new(Arc::clone(&screen) as Arc<dyn Backend>);
+        let (mut console, port) = Console::new(Some(Arc::clone(&screen) as Arc<dyn Backend>));
         let (receive, transmit) = (DriverQueue::new(&ram, 0x1000, 16), DriverQueue::new(&ram, 0x5000, 16));
         console.activate(activation(&[&receive, &transmit], 1, &told, &events.handle)).unwrap();
         events.settle();
