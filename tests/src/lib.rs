@@ -2,7 +2,7 @@
 //!
 //! The host side builds what a node needs from Debian packages ([`debian`], [`archive`], [`guest`]), keeps it in a
 //! cache ([`cache`]) and boots it in QEMU ([`node`]). The node side speaks CRI ([`cri`]) and runs the
-//! [`scenarios`]. Nothing here is part of the product.
+//! [`scenarios`], and looks at VMMs from outside ([`jail`]). Nothing here is part of the product.
 #![forbid(unsafe_code)]
 
 pub mod archive;
@@ -10,6 +10,7 @@ pub mod cache;
 pub mod cri;
 pub mod debian;
 pub mod guest;
+pub mod jail;
 pub mod node;
 pub mod progress;
 pub mod scenarios;

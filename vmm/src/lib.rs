@@ -24,6 +24,7 @@ pub mod disk;
 pub mod ending;
 pub mod event_loop;
 pub mod interrupts;
+pub mod jail;
 pub mod machine;
 pub mod memory;
 pub mod pci;

@@ -1,0 +1,68 @@
+//! The launcher and the jail, from outside, with the probe. Needs root, but neither KVM nor a node.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use vireo_tests::jail::launched;
+
+/// The probe is an example of the `vmm` crate: beside the folder of this test.
+fn probe() -> PathBuf {
+    let exe = std::env::current_exe().expect("own path");
+    let probe = exe.ancestors().nth(2).expect("target folder").join("examples/jail_probe");
+    assert!(probe.exists(), "{} is missing: cargo build -p vireo-vmm --example jail_probe", probe.display());
+    probe
+}
+
+#[test]
+fn is_confined() {
+    launched::is_confined(&probe()).unwrap();
+}
+
+#[test]
+fn forbidden_acts_kill() {
+    launched::forbidden_acts_kill(&probe()).unwrap();
+}
+
+#[test]
+fn work_is_allowed() {
+    launched::work_is_allowed(&probe()).unwrap();
+}
+
+#[test]
+fn drop_kills_and_reaps() {
+    launched::drop_kills_and_reaps(&probe()).unwrap();
+}
+
+#[test]
+fn kill_is_seen() {
+    launched::kill_is_seen(&probe()).unwrap();
+}
+
+#[test]
+fn a_bad_binary_is_refused() {
+    launched::a_bad_binary_is_refused().unwrap();
+}
+
+#[test]
+fn born_in_cgroup() {
+    // Where cgroup v2 is mounted alone, or beside v1.
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+    match roots.into_iter().find(|root| root.join("cgroup.procs").exists() && root.join("cgroup.controllers").exists())
+    {
+        Some(root) => launched::born_in_cgroup(&probe(), root).unwrap(),
+        None => eprintln!("skipped: no cgroup v2 here; the node layer proves it"),
+    }
+}
+
+#[test]
+#[ignore = "the launcher process of dies_with_its_launcher"]
+fn launch_and_wait() {
+    launched::launch_and_wait(&probe()).unwrap();
+}
+
+#[test]
+fn dies_with_its_launcher() {
+    let mut launcher = Command::new(std::env::current_exe().unwrap());
+    launcher.args(["--exact", "launch_and_wait", "--ignored", "--nocapture", "--test-threads=1"]);
+    launched::dies_with_its_launcher(launcher).unwrap();
+}

@@ -1,0 +1,255 @@
+//! Which system calls each kind of thread may make, and with what.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BackendError, SeccompCmpArgLen as Width, SeccompCmpOp as Op, SeccompCondition as Condition, SeccompRule as Rule,
+};
+
+/// A system call and its rules, of which one must match; none means that any arguments will do.
+pub(super) struct AllowList(pub(super) BTreeMap<i64, Vec<Rule>>);
+
+/// What pthread_create asks of clone (glibc, sysdeps/unix/sysv/linux/createthread.c): a thread, never a process or namespace.
+const THREAD_FLAGS: libc::c_int = libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_CLEARTID;
+
+/// The type byte of KVM's ioctls; the number is the byte below it.
+const KVMIO: u64 = 0xAE;
+/// Type and number of an ioctl; above stand direction and size, which KVM checks itself.
+const IOCTL_NUMBER: u64 = 0xFFFF;
+
+/// Numbers of KVM's ioctls (Linux, include/uapi/linux/kvm.h).
+mod kvm {
+    /// Running a vCPU, and what its exits lead to: a moved BAR and a changed MSI-X table.
+    pub(super) const VCPU: &[u64] = &[
+        0x80, // KVM_RUN
+        0x6A, // KVM_SET_GSI_ROUTING
+        0x76, // KVM_IRQFD
+        0x79, // KVM_IOEVENTFD
+        0x61, // KVM_IRQ_LINE
+        0xA5, // KVM_SIGNAL_MSI
+        0x81, // KVM_GET_REGS, for what is told of a failed entry
+        0x83, // KVM_GET_SREGS
+        0xAD, // KVM_KVMCLOCK_CTRL
+    ];
+    /// Building a machine.
+    pub(super) const BUILD: &[u64] = &[
+        0x00, // KVM_GET_API_VERSION
+        0x01, // KVM_CREATE_VM
+        0x02, // KVM_GET_MSR_INDEX_LIST
+        0x03, // KVM_CHECK_EXTENSION
+        0x04, // KVM_GET_VCPU_MMAP_SIZE
+        0x05, // KVM_GET_SUPPORTED_CPUID
+        0x0A, // KVM_GET_MSR_FEATURE_INDEX_LIST
+        0x41, // KVM_CREATE_VCPU
+        0x46, // KVM_SET_USER_MEMORY_REGION
+        0x47, // KVM_SET_TSS_ADDR
+        0x48, // KVM_SET_IDENTITY_MAP_ADDR
+        0x60, // KVM_CREATE_IRQCHIP
+        0x62, // KVM_GET_IRQCHIP
+        0x63, // KVM_SET_IRQCHIP
+        0x77, // KVM_CREATE_PIT2
+        0x7B, // KVM_SET_CLOCK
+        0x7C, // KVM_GET_CLOCK
+        0x78, // KVM_SET_BOOT_CPU_ID
+        0x82, // KVM_SET_REGS
+        0x84, // KVM_SET_SREGS
+        0x88, // KVM_GET_MSRS
+        0x89, // KVM_SET_MSRS
+        0x8B, // KVM_SET_SIGNAL_MASK
+        0x8C, // KVM_GET_FPU
+        0x8D, // KVM_SET_FPU
+        0x8E, // KVM_GET_LAPIC
+        0x8F, // KVM_SET_LAPIC
+        0x90, // KVM_SET_CPUID2
+        0x91, // KVM_GET_CPUID2
+        0x98, // KVM_GET_MP_STATE
+        0x99, // KVM_SET_MP_STATE
+        0x9F, // KVM_GET_VCPU_EVENTS
+        0xA0, // KVM_SET_VCPU_EVENTS
+        0xA1, // KVM_GET_DEBUGREGS
+        0xA2, // KVM_SET_DEBUGREGS, KVM_SET_TSC_KHZ
+        0xA3, // KVM_ENABLE_CAP, KVM_GET_TSC_KHZ
+        0xA4, // KVM_GET_XSAVE
+        0xA6, // KVM_GET_XCRS
+        0xA7, // KVM_SET_XCRS
+    ];
+}
+
+/// Files: requests of `ioctl` that are not KVM's.
+mod file {
+    pub(super) const FIONBIO: u64 = 0x5421;
+    pub(super) const BLKDISCARD: u64 = 0x1277;
+    pub(super) const BLKZEROOUT: u64 = 0x127F;
+    pub(super) const BLKSSZGET: u64 = 0x1268;
+    pub(super) const BLKPBSZGET: u64 = 0x127B;
+    pub(super) const BLKGETSIZE64: u64 = 0x8008_1272;
+    pub(super) const TUNGETIFF: u64 = 0x8004_54D2;
+    pub(super) const TUNSETOFFLOAD: u64 = 0x4004_54D0;
+    pub(super) const TUNSETVNETHDRSZ: u64 = 0x4004_54D8;
+}
+
+/// What every thread of a Rust program on glibc does, and nothing that tells it of the host.
+const COMMON: &[i64] = &[
+    // memory
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    // waiting
+    libc::SYS_futex,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_ctl,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_restart_syscall,
+    libc::SYS_sched_yield,
+    // time, where the vDSO can't tell it
+    libc::SYS_clock_gettime,
+    libc::SYS_gettimeofday,
+    // eventfds, pipes to the log, files that are open
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_eventfd2,
+    libc::SYS_close,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    // signals and the thread's own life
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_getrandom,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Device queues: disks, taps, the host's entropy.
+const WORKER: &[i64] = &[
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+    libc::SYS_fallocate,
+    libc::SYS_fdatasync,
+    libc::SYS_fsync,
+    libc::SYS_epoll_create1,
+];
+
+/// Building machines, serving the control socket and the consoles.
+const MAIN: &[i64] = &[
+    libc::SYS_memfd_create,
+    libc::SYS_ftruncate,
+    libc::SYS_recvmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_getsockopt,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+    libc::SYS_clone3,
+];
+
+pub(super) fn vcpu() -> Result<AllowList, BackendError> {
+    let mut list = AllowList::common()?;
+    list.kvm(kvm::VCPU)?;
+    Ok(list)
+}
+
+pub(super) fn worker() -> Result<AllowList, BackendError> {
+    let mut list = AllowList::common()?;
+    list.any(WORKER);
+    list.ioctls(&[file::BLKDISCARD, file::BLKZEROOUT, file::TUNSETOFFLOAD, file::TUNSETVNETHDRSZ])?;
+    Ok(list)
+}
+
+pub(super) fn main() -> Result<AllowList, BackendError> {
+    let mut list = vcpu()?;
+    list.join(worker()?);
+    list.any(MAIN);
+    list.kvm(kvm::BUILD)?;
+    list.ioctls(&[file::FIONBIO, file::BLKSSZGET, file::BLKPBSZGET, file::BLKGETSIZE64, file::TUNGETIFF])?;
+    list.only(libc::SYS_clone, 0, Op::Eq, signed(THREAD_FLAGS))?;
+    // statx and newfstatat name files by path, but there is none to find; only what is open may be asked of.
+    list.only(libc::SYS_newfstatat, 3, Op::MaskedEq(signed(libc::AT_EMPTY_PATH)), signed(libc::AT_EMPTY_PATH))?;
+    list.only(libc::SYS_statx, 2, Op::MaskedEq(signed(libc::AT_EMPTY_PATH)), signed(libc::AT_EMPTY_PATH))?;
+    Ok(list)
+}
+
+/// Constants of libc that are never negative.
+fn signed(value: libc::c_int) -> u64 {
+    u64::from(value.unsigned_abs())
+}
+
+impl AllowList {
+    fn common() -> Result<Self, BackendError> {
+        let mut list = Self(BTreeMap::new());
+        list.any(COMMON);
+        // Memory is never both written and run; there is no code to come.
+        let executable = Op::MaskedEq(signed(libc::PROT_EXEC));
+        list.only(libc::SYS_mmap, 2, executable.clone(), 0)?;
+        list.only(libc::SYS_mprotect, 2, executable, 0)?;
+        for command in [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC] {
+            list.only(libc::SYS_fcntl, 1, Op::Eq, signed(command))?;
+        }
+        // Kicks of vCPU threads and abort; no other process can be seen.
+        list.only(libc::SYS_tgkill, 0, Op::Eq, u64::from(std::process::id()))?;
+        // A new thread names itself and then confines itself further.
+        for option in [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS] {
+            list.only(libc::SYS_prctl, 0, Op::Eq, signed(option))?;
+        }
+        list.only(libc::SYS_seccomp, 0, Op::Eq, u64::from(libc::SECCOMP_SET_MODE_FILTER))?;
+        Ok(list)
+    }
+
+    fn any(&mut self, calls: &[i64]) {
+        self.0.extend(calls.iter().map(|call| (*call, Vec::new())));
+    }
+
+    /// Allows a call if its argument compares with `value`. Only the low half of the argument counts, as it does to the kernel.
+    fn only(&mut self, call: i64, argument: u8, op: Op, value: u64) -> Result<(), BackendError> {
+        let condition = Condition::new(argument, Width::Dword, op, value)?;
+        self.0.entry(call).or_default().push(Rule::new(vec![condition])?);
+        Ok(())
+    }
+
+    fn kvm(&mut self, numbers: &[u64]) -> Result<(), BackendError> {
+        numbers.iter().try_for_each(|n| self.only(libc::SYS_ioctl, 1, Op::MaskedEq(IOCTL_NUMBER), KVMIO << 8 | n))
+    }
+
+    fn ioctls(&mut self, requests: &[u64]) -> Result<(), BackendError> {
+        requests.iter().try_for_each(|request| self.only(libc::SYS_ioctl, 1, Op::Eq, *request))
+    }
+
+    /// Allows what `other` allows. Both were made by the functions above, so a call has rules in both or in neither.
+    fn join(&mut self, other: Self) {
+        for (call, rules) in other.0 {
+            let mine = self.0.entry(call).or_default();
+            for rule in rules {
+                if !mine.contains(&rule) {
+                    mine.push(rule);
+                }
+            }
+        }
+    }
+}
