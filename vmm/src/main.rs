@@ -1,9 +1,10 @@
 //! `vireo-vmm [--control-fd N]`: one process, one guest. Everything else comes over the inherited control socket.
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 
 use vireo_vmm::control::serve::{self, Verdict};
+use vireo_vmm::jail;
 
 /// Where the shim leaves the control socket.
 const CONTROL_FD: RawFd = 3;
@@ -18,6 +19,11 @@ fn main() -> ExitCode {
     };
     // SAFETY: the descriptor was inherited for this process's use, and nothing has opened one yet.
     let control = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: as above.
+    if let Err(error) = unsafe { jail::close_inherited(control.as_fd()) } {
+        eprintln!("vireo-vmm: close inherited descriptors: {error}");
+        return ExitCode::FAILURE;
+    }
     match serve::serve(control) {
         Ok(Verdict::Success) => ExitCode::SUCCESS,
         Ok(Verdict::Failure) => ExitCode::FAILURE,

@@ -4,6 +4,7 @@ use std::io;
 use std::thread::{Builder, JoinHandle};
 
 use crate::event_loop::{EventLoop, Handle};
+use crate::jail::seccomp::{self, ThreadKind};
 
 /// A thread that serves an event loop until it's dropped, which waits for it to end.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ impl Worker {
         let handle = events.handle();
         let owned = name.to_owned();
         let thread = Builder::new().name(name.to_owned()).spawn(move || {
+            seccomp::confine(ThreadKind::Worker);
             if let Err(error) = events.run() {
                 eprintln!("thread {owned}: event loop: {error}");
             }

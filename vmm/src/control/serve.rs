@@ -20,6 +20,8 @@ use crate::config::{self, JailConfig, MachineConfig, MachinePlan};
 use crate::console::hub::Hub;
 use crate::ending::Outcome;
 use crate::event_loop::{EventLoop, Handle};
+use crate::jail;
+use crate::jail::seccomp::{self, ThreadKind};
 use crate::machine::{Machine, RunError, Running};
 
 /// How long the guest's last words may take to reach a console that doesn't read.
@@ -155,10 +157,11 @@ impl Process {
         jail: Option<JailConfig>,
         files: Vec<OwnedFd>,
     ) -> Result<(MachinePlan, Machine), String> {
-        if jail.is_some() {
-            return Err("jail: this build has none".to_owned());
-        }
         let plan = config::check(machine, files).map_err(|e| chain(&e))?;
+        if let Some(jail) = jail {
+            jail::enter(jail).map_err(|e| chain(&e))?;
+            seccomp::install(ThreadKind::Main).map_err(|e| chain(&e))?;
+        }
         let machine = Machine::build(&plan, &self.hub, &self.events).map_err(|e| chain(&e))?;
         Ok((plan, machine))
     }

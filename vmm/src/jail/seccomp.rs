@@ -3,6 +3,8 @@
 //! A thread inherits its spawner's filters and adds its own; filters only ever take away. Main's list therefore holds the other
 //! two. Files are opened by the shim alone: no list has `open`, `socket` or `execve` in any form.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 
 use super::syscalls;
@@ -41,12 +43,27 @@ pub enum Error {
     },
 }
 
+/// Whether the main thread is confined, and so every thread that it starts has to be.
+static CONFINED: AtomicBool = AtomicBool::new(false);
+
+/// What each new thread does first: confines itself if the process is confined, which an unjailed one is not.
+pub fn confine(kind: ThreadKind) {
+    if CONFINED.load(Ordering::Acquire)
+        && let Err(error) = install(kind)
+    {
+        // A thread that can't be confined must not run.
+        eprintln!("{error}");
+        std::process::abort();
+    }
+}
+
 /// Confines the calling thread, and those that it starts, for good.
 pub fn install(kind: ThreadKind) -> Result<(), Error> {
     let programs = programs(kind).map_err(|source| Error::Compile { kind, source })?;
     for program in &programs {
         apply_filter(program).map_err(|source| Error::Install { kind, source })?;
     }
+    CONFINED.store(true, Ordering::Release);
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use vmm_sys_util::signal::Killable;
 use super::Machine;
 use super::build::Devices;
 use crate::ending::{Ending, Outcome};
+use crate::jail::seccomp::{self, ThreadKind};
 use crate::memory::GuestRam;
 use crate::vcpu::kick;
 
@@ -59,6 +60,7 @@ impl Machine {
             let index = vcpu.index;
             let started = if index == 0 { started.take() } else { None };
             let thread = Builder::new().name(format!("vcpu{index}")).spawn(move || {
+                seccomp::confine(ThreadKind::Vcpu);
                 vcpu.run(|| {
                     if let Some(started) = started {
                         started(monotonic_ns());
