@@ -21,7 +21,7 @@ use vireo_vmm::control::client::{Client, Received};
 use vireo_vmm::control::message::{Command, Event};
 
 /// Building is a matter of milliseconds, but not on an emulated host.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 struct Options {
     machine: MachineConfig,

@@ -59,6 +59,8 @@ struct Process {
     hub: Arc<Hub>,
     events: Handle,
     phase: Phase,
+    /// The console's columns and rows, for a machine yet to run.
+    size: Option<(u16, u16)>,
 }
 
 type Shared = Arc<Mutex<Process>>;
@@ -71,7 +73,7 @@ pub fn serve(control: OwnedFd) -> Result<Verdict, Error> {
     let handle = events.handle();
     let hub = Hub::new(handle.clone());
     let fd = server.as_fd().as_raw_fd();
-    let process = Arc::new(Mutex::new(Process { server, hub, events: handle, phase: Phase::Waiting }));
+    let process = Arc::new(Mutex::new(Process { server, hub, events: handle, phase: Phase::Waiting, size: None }));
     let shared = Arc::clone(&process);
     events.add(fd, EventSet::IN, move |events, _| {
         let over = lock(&shared).receive(&shared);
@@ -139,6 +141,7 @@ impl Process {
                 self.phase = phase;
             }
             (Command::ResizeConsole { columns, rows }, phase) => {
+                self.size = Some((columns, rows));
                 if let Phase::Running(_, running) = &phase {
                     running.resize_console(columns, rows);
                 }
@@ -181,7 +184,11 @@ impl Process {
                 }
             });
         };
-        machine.run(started, ended)
+        let running = machine.run(started, ended)?;
+        if let Some((columns, rows)) = self.size {
+            running.resize_console(columns, rows);
+        }
+        Ok(running)
     }
 
     /// The machine stopped; whether the process is over.

@@ -4,7 +4,9 @@
 
 mod build;
 mod capabilities;
+mod devices;
 mod running;
 
 pub use build::{BuildError, Machine};
+pub use devices::DeviceError;
 pub use running::{RunError, Running};

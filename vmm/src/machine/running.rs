@@ -9,7 +9,7 @@ use std::thread::{Builder, JoinHandle};
 use vmm_sys_util::signal::Killable;
 
 use super::Machine;
-use super::build::Devices;
+use super::devices::Devices;
 use crate::ending::{Ending, Outcome};
 use crate::jail::seccomp::{self, ThreadKind};
 use crate::memory::GuestRam;

@@ -1,0 +1,145 @@
+//! The devices of machine type `vireo-1`, each at its place on the buses.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::bus::{Bus, BusDevice, Overlap};
+use crate::config::{ConsoleKind, MachinePlan};
+use crate::console::hub::{Hub, Input};
+use crate::disk::{OpenError, RawImage};
+use crate::ending::Ending;
+use crate::interrupts::{self, Interrupts};
+use crate::memory::layout::{self, gsi, port};
+use crate::pci::{self, PciContext, PciRoot};
+use crate::platform::acpi_pm::AcpiPm;
+use crate::platform::pvpanic::Pvpanic;
+use crate::platform::reset::{I8042, ResetControl};
+use crate::platform::rtc::Rtc;
+use crate::platform::serial::Serial;
+use crate::virtio::block::Block;
+use crate::virtio::console::{Backend, Console, Port};
+use crate::virtio::net::Net;
+use crate::virtio::rng::Rng;
+
+/// Why a device could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// A disk's image is of no use.
+    #[error("disk {name:?}")]
+    Disk {
+        /// The volume.
+        name: String,
+        /// Why.
+        #[source]
+        source: OpenError,
+    },
+    /// The host refused a descriptor.
+    #[error("{kind} {name:?}: {what}")]
+    Host {
+        /// `disk` or `nic`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It has no place.
+    #[error(transparent)]
+    Pci(#[from] pci::Error),
+    /// It has no interrupt.
+    #[error(transparent)]
+    Interrupts(#[from] interrupts::Error),
+    /// The machine type contradicts itself.
+    #[error(transparent)]
+    Bus(#[from] Overlap),
+}
+
+/// What answers the guest, and what the shim's commands reach.
+#[derive(Debug)]
+pub(super) struct Devices {
+    pub ports: Arc<Bus>,
+    pub mmio: Arc<Bus>,
+    pub acpi_pm: Arc<AcpiPm>,
+    pub pci: Arc<PciRoot>,
+    /// The virtio console's host side.
+    pub console: Port,
+}
+
+impl Devices {
+    /// Makes them all and puts them on `context`'s bus and on ports.
+    pub fn new(
+        plan: &MachinePlan,
+        hub: &Arc<Hub>,
+        context: PciContext,
+        ending: &Arc<Ending>,
+    ) -> Result<Self, DeviceError> {
+        let (ports, mmio) = (Arc::new(Bus::default()), Arc::clone(&context.mmio));
+        let acpi_pm = wire_board(plan, hub, &ports, &context.interrupts, ending)?;
+        let pci = PciRoot::new(context);
+        mmio.insert(layout::ECAM_START, layout::ECAM_SIZE, pci.ecam())?;
+        let reset = Arc::new(ResetControl::new(Arc::clone(ending)));
+        ports.insert(port::PCI_CONFIG.into(), 8, pci.config_ports(reset))?;
+        let console = plug_virtio(plan, hub, &pci)?;
+        Ok(Self { ports, mmio, acpi_pm, pci, console })
+    }
+}
+
+/// The board's own devices at their ports.
+fn wire_board(
+    plan: &MachinePlan,
+    hub: &Arc<Hub>,
+    ports: &Bus,
+    interrupts: &Interrupts,
+    ending: &Arc<Ending>,
+) -> Result<Arc<AcpiPm>, DeviceError> {
+    let is_console = plan.console == ConsoleKind::Serial;
+    let serial = Arc::new(Serial::new(interrupts.line(gsi::SERIAL)?, is_console.then(|| Arc::clone(hub))));
+    if is_console {
+        let input: Arc<dyn Input> = Arc::clone(&serial) as _;
+        hub.bind_input(input);
+    }
+    let acpi_pm = Arc::new(AcpiPm::new(interrupts.level(gsi::SCI), Arc::clone(ending)));
+    let board: [(u16, u64, Arc<dyn BusDevice>); 5] = [
+        (port::SERIAL, Serial::PORTS, serial),
+        (port::RTC, Rtc::PORTS, Arc::new(Rtc::default())),
+        (port::I8042, I8042::PORTS, Arc::new(I8042::new(Arc::clone(ending)))),
+        (port::PVPANIC, 1, Arc::new(Pvpanic::new(Arc::clone(ending)))),
+        (port::ACPI_PM, AcpiPm::PORTS, Arc::clone(&acpi_pm) as _),
+    ];
+    for (start, size, device) in board {
+        ports.insert(start.into(), size, device)?;
+    }
+    Ok(acpi_pm)
+}
+
+/// The virtio devices, each in the next PCI slot: disks, network cards, the entropy source, the console.
+fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result<Port, DeviceError> {
+    let host = |kind, name: &String, what| {
+        let name = name.clone();
+        move |source| DeviceError::Host { kind, name, what, source }
+    };
+    for disk in &plan.disks {
+        let file = disk.image.try_clone().map_err(host("disk", &disk.name, "dup of its image"))?;
+        let refused = |source| DeviceError::Disk { name: disk.name.clone(), source };
+        let image = RawImage::new(file, disk.readonly).map_err(refused)?;
+        pci.add_virtio(Box::new(Block::new(disk.name.clone(), image, disk.serial)))?;
+    }
+    for nic in &plan.nics {
+        let tap = nic.tap.try_clone().map_err(host("nic", &nic.name, "dup of its tap"))?;
+        let card = Net::new(nic.name.clone(), tap, nic.mac, nic.mtu);
+        pci.add_virtio(Box::new(card.map_err(host("nic", &nic.name, "its tap"))?))?;
+    }
+    if plan.rng {
+        pci.add_virtio(Box::new(Rng::new()))?;
+    }
+    let is_console = plan.console == ConsoleKind::Virtio;
+    let (console, port) = Console::new(is_console.then(|| Arc::clone(hub) as Arc<dyn Backend>));
+    if is_console {
+        hub.bind_input(Arc::new(port.clone()));
+    }
+    pci.add_virtio(Box::new(console))?;
+    Ok(port)
+}
