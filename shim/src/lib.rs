@@ -1,10 +1,35 @@
 //! One process, one pod: containerd's shim for VM pods.
-
+//!
+//! ```text
+//! main ── bootstrap                       what containerd runs: start, delete, -v, -info, and the server
+//!            │
+//!         service                         containerd's Task calls (v2 and v3) and its events
+//!            │
+//!          pod ── stdio                   one pod, its containers, its machine: the state machine
+//!            │
+//!  translate network volume launch         a spec becomes a machine, a network, open files, a process
+//!            │
+//!   bundle cgroup rootfs sweep log        the ground: what containerd left on disk, what the kernel holds for a pod
+//! ```
+//!
+//! The sandbox container has no process: the shim answers for it. The app container is a virtual machine, run by one
+//! `vireo-vmm` child that lives in the container's cgroup and dies with the shim.
 #![deny(unsafe_code)]
 
-#[allow(unsafe_code)]
+pub mod bootstrap;
+pub mod bundle;
+pub mod cgroup;
+#[allow(unsafe_code, reason = "the one place where a process is made")]
 pub mod launch;
+pub mod log;
 pub mod network;
 pub mod node_config;
+pub mod pod;
+mod ready;
+pub mod rootfs;
+pub mod service;
+pub mod stdio;
+pub mod sweep;
+pub mod termination;
 pub mod translate;
 pub mod volume;

@@ -1,0 +1,71 @@
+//! The server: one process, one pod.
+//!
+//! Everything runs on the main thread. That is no economy alone: a VMM is bound to the thread that cloned it
+//! (`PR_SET_PDEATHSIG`), which must live as long as the shim does.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use containerd_shim::Flags;
+use tokio::signal::unix::{SignalKind, signal};
+use ttrpc::r#async::Server;
+use ttrpc::r#async::transport::Listener;
+
+use crate::pod::Pod;
+use crate::pod::build::Launcher;
+use crate::service::{events, task};
+
+/// How long the last events may take.
+const LAST_EVENTS: Duration = Duration::from_secs(3);
+
+/// Serves the pod until containerd shuts it down.
+pub fn serve(flags: &Flags) -> anyhow::Result<()> {
+    let bundle = std::env::current_dir().context("the bundle")?;
+    crate::log::init(&bundle, &flags.id, flags.debug);
+    let ttrpc_address = std::env::var("TTRPC_ADDRESS").context("TTRPC_ADDRESS")?;
+    let nowhere = File::options().read(true).write(true).open("/dev/null").context("/dev/null")?;
+    let listener = UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned().context("stdin")?);
+    nix::unistd::dup2_stdin(&nowhere).context("stdin")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio")?;
+    runtime.block_on(async {
+        let (publisher, head) = events::Publisher::new(&flags.namespace);
+        tokio::spawn(events::deliver(ttrpc_address, head));
+        let pod = Pod::new(Arc::new(Launcher), publisher.clone());
+        let listener = Listener::try_from(listener).context("the socket")?;
+        let mut server = Server::new().add_listener(listener).register_service(task::services(pod.clone()));
+        server.start().await.context("the ttrpc server")?;
+        ignore_signals()?;
+        // `start` waits for the end of this pipe.
+        nix::unistd::dup2_stdout(&nowhere).context("stdout")?;
+        log::info!("the shim serves");
+        pod.done().await;
+        // The address is free first: a container of the same pod that starts now gets a new shim.
+        let _ = fs::remove_file(Path::new(&flags.socket));
+        publisher.flush(LAST_EVENTS).await;
+        log::info!("the shim ends");
+        // containerd waits for the connection to close and for nothing else.
+        server.disconnect().await;
+        anyhow::Ok(())
+    })?;
+    // A blocking thread may still be in an unmount.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    Ok(())
+}
+
+/// A node that shuts down signals everything; a pod's end is the kubelet's decision.
+fn ignore_signals() -> anyhow::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        let mut signals = signal(kind).context("signals")?;
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                log::info!("signal {} is ignored: containerd ends a shim", kind.as_raw_value());
+            }
+        });
+    }
+    Ok(())
+}

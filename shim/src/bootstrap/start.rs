@@ -1,0 +1,97 @@
+//! `start`: finds the pod's shim, or leaves one behind, and answers with its address.
+//!
+//! The listening socket is made here and handed to the server as its stdin, so containerd can connect at once. `start`
+//! returns when the server closes its stdout; anything that comes out of it before is why it failed.
+
+use std::fs;
+use std::io::{ErrorKind, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+use containerd_shim::{Flags, StartOpts};
+use nix::sys::stat::{Mode, umask};
+
+use super::params::{self, Environment};
+use super::stdin;
+use crate::bundle::{self, Bundle};
+use crate::sweep::ProcessId;
+
+/// Does `start`; returns what goes to stdout.
+pub fn start(flags: &Flags, path: &Path) -> anyhow::Result<Vec<u8>> {
+    let input = stdin().context("stdin")?;
+    let (opts, form) = params::parse(&input, flags, Environment::read());
+    if opts.ttrpc_address.is_empty() {
+        bail!("TTRPC_ADDRESS is not set: containerd's address for events is needed");
+    }
+    let bundle = Bundle::open(path)?;
+    let address = opts.socket_address(bundle.sandbox_id().unwrap_or(&opts.id));
+    let socket = Path::new(address.strip_prefix("unix://").unwrap_or(&address));
+    if UnixStream::connect(socket).is_err() {
+        spawn(&opts, path, socket)?;
+    }
+    bundle::write(path, "address", &address)?;
+    params::reply(form, &address)
+}
+
+/// Leaves a server behind.
+fn spawn(opts: &StartOpts, bundle: &Path, socket: &Path) -> anyhow::Result<()> {
+    let listener = listen(socket).with_context(|| format!("socket {}", socket.display()))?;
+    let started = spawn_server(opts, bundle, socket, listener);
+    if started.is_err() {
+        // Nobody listens there.
+        let _ = fs::remove_file(socket);
+    }
+    started
+}
+
+fn spawn_server(opts: &StartOpts, bundle: &Path, socket: &Path, listener: UnixListener) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("the shim's own path")?;
+    let mut command = Command::new(program);
+    command
+        .current_dir(bundle)
+        .args(["-namespace", &opts.namespace, "-id", &opts.id, "-address", &opts.address, "-socket"])
+        .arg(socket)
+        .env("TTRPC_ADDRESS", &opts.ttrpc_address)
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        // Signals to containerd's group are not the pod's.
+        .process_group(0);
+    if opts.debug {
+        command.arg("-debug");
+    }
+    let mut server = command.spawn().context("the shim's server can't be run")?;
+    // containerd's own score would shield the pod's shim more than containerd; one step less, as runc's shim does.
+    containerd_shim::cgroup::adjust_oom_score(server.id())?;
+    let recorded = ProcessId::of(server.id()).context("the shim's server")?;
+    bundle::write(bundle, "shim.pid", &recorded.to_string())?;
+    let mut failure = String::new();
+    if let Some(mut output) = server.stdout.take() {
+        output.read_to_string(&mut failure).context("the shim's server")?;
+    }
+    match server.try_wait() {
+        Ok(None) if failure.is_empty() => Ok(()),
+        Ok(Some(status)) if failure.is_empty() => bail!("the shim's server ended with {status}"),
+        _ => bail!("{failure}"),
+    }
+}
+
+/// Listens at `socket`, for root alone. A socket that nobody answers is a dead shim's.
+fn listen(socket: &Path) -> std::io::Result<UnixListener> {
+    if let Some(parent) = socket.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
+    }
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let before = umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    let listener = UnixListener::bind(socket);
+    umask(before);
+    listener
+}

@@ -1,0 +1,105 @@
+//! Builds real machines: spec and image become a plan, the pod's network a tap, the plan a `vireo-vmm` process.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use async_trait::async_trait;
+use oci_spec::runtime::Spec;
+
+use super::machine::{Builder, Machine, Request};
+use super::vmm::Process;
+use crate::bundle::Bundle;
+use crate::launch::{Launch, launch};
+use crate::network::{self, Attachment};
+use crate::node_config::NodeConfig;
+use crate::translate::{LaunchPlan, Place, Source, annotated_spec, translate};
+
+/// The node's configuration.
+const NODE_CONFIG: &str = "/etc/vireo/config.json";
+/// The VMM's file name.
+const VMM: &str = "vireo-vmm";
+/// CRI's name of the pod.
+const POD_NAME: &str = "io.kubernetes.cri.sandbox-name";
+
+/// Launches `vireo-vmm`.
+#[derive(Debug)]
+pub struct Launcher;
+
+#[async_trait]
+impl Builder for Launcher {
+    async fn build(&self, request: Request<'_>) -> anyhow::Result<Arc<dyn Machine>> {
+        let bundle = request.bundle;
+        let inputs = Inputs {
+            name: bundle.annotation(POD_NAME).unwrap_or(request.id).to_owned(),
+            oci: bundle.spec().clone(),
+            rootfs: bundle.rootfs(),
+            netns: pod_network(bundle)?,
+        };
+        // Images may lie on slow storage, and the network takes its time: containerd is answered meanwhile.
+        let prepared =
+            tokio::task::spawn_blocking(move || inputs.prepare()).await.context("preparing the machine")??;
+        let Prepared { vmm, plan, network } = prepared;
+        // On this thread, the main one, to whose life the process is bound.
+        let process = launch(Launch {
+            vmm: &vmm,
+            cgroup: Some(request.cgroup.as_fd()),
+            oom_score_adj: bundle.spec().process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj),
+            machine: plan.machine,
+            fds: plan.fds,
+            jail: Some(plan.jail),
+        })?;
+        Ok(Arc::new(Process::follow(process, network).context("the VMM can't be followed")?))
+    }
+}
+
+/// The pod's network namespace; a container outside of a pod may have none.
+fn pod_network(bundle: &Bundle) -> anyhow::Result<Option<PathBuf>> {
+    let netns = bundle.netns().map(Path::to_owned);
+    if netns.is_none() && bundle.sandbox_id().is_some() {
+        bail!("hostNetwork: not supported by vireo: a VM needs a network namespace of its own");
+    }
+    Ok(netns)
+}
+
+struct Inputs {
+    name: String,
+    oci: Spec,
+    rootfs: PathBuf,
+    netns: Option<PathBuf>,
+}
+
+struct Prepared {
+    vmm: File,
+    plan: LaunchPlan,
+    network: Option<Attachment>,
+}
+
+impl Inputs {
+    fn prepare(self) -> anyhow::Result<Prepared> {
+        let node = NodeConfig::read(Path::new(NODE_CONFIG))?;
+        let vmm = open_vmm(&node)?;
+        let spec = annotated_spec(&self.oci)?;
+        let binding = network::plan(spec.as_ref(), &self.name);
+        let network = match (&self.netns, binding) {
+            (Some(netns), Some(binding)) => Some(network::attach(netns, &binding)?),
+            _ => None,
+        };
+        let nics = network.iter().map(Attachment::nic).collect::<Result<_, _>>().context("tap")?;
+        let place = Place::Pod { oci: &self.oci, rootfs: &self.rootfs };
+        let plan = translate(Source { name: &self.name, spec: spec.as_ref(), place, node: &node, nics })?;
+        Ok(Prepared { vmm, plan, network })
+    }
+}
+
+/// The VMM that the node names, or the one beside the shim.
+fn open_vmm(node: &NodeConfig) -> anyhow::Result<File> {
+    let path = match &node.vmm {
+        Some(path) => path.clone(),
+        None => std::env::current_exe().context("the shim's own path")?.with_file_name(VMM),
+    };
+    File::open(&path)
+        .with_context(|| format!("{}: the VMM can't be opened; was vireo installed whole?", path.display()))
+}

@@ -1,0 +1,176 @@
+//! One container of a pod: what containerd said of it, where it is in its life, and what it holds.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+
+use super::lifecycle::{Exit, Illegal, Phase, Step};
+use super::machine::Machine;
+use crate::bundle::{Bundle, Role};
+use crate::cgroup::{self, Cgroup};
+use crate::rootfs::Rootfs;
+use crate::stdio::{Console, Paths};
+
+/// One container.
+#[derive(Debug)]
+pub struct Container {
+    /// containerd's id.
+    pub id: String,
+    /// Its folder and spec.
+    pub bundle: Bundle,
+    /// Its part in the pod.
+    pub role: Role,
+    /// Its streams, as containerd named them.
+    pub stdio: Paths,
+    phase: Mutex<Phase>,
+    body: Mutex<Option<Body>>,
+    pid: Mutex<u32>,
+    exited: watch::Sender<Option<Exit>>,
+    /// Held while a start is undecided: an exit waits for it.
+    pub starting: tokio::sync::Mutex<()>,
+    /// Ends a creation that nobody waits for any more.
+    pub cancel: Notify,
+}
+
+/// What a container holds; dropping it gives all of it back.
+#[derive(Debug)]
+pub enum Body {
+    /// The pod's own cgroup, with the shim inside.
+    Sandbox(ShimPlace),
+    /// A machine. The fields are dropped in this order.
+    Machine(MachineBody),
+}
+
+/// A machine and what it stands on.
+#[derive(Debug)]
+pub struct MachineBody {
+    /// The process.
+    pub machine: Arc<dyn Machine>,
+    /// Its streams.
+    pub console: Option<Arc<Console>>,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// The image's file system.
+    pub rootfs: Rootfs,
+}
+
+/// The shim's place in the pod's sandbox cgroup: it goes back home before that cgroup is removed.
+#[derive(Debug)]
+pub struct ShimPlace {
+    cgroup: Option<Cgroup>,
+    home: Option<PathBuf>,
+}
+
+impl ShimPlace {
+    /// Moves the shim into `cgroup`, so that its memory and time are the pod's.
+    pub fn take(cgroup: Cgroup) -> Result<ShimPlace, cgroup::CgroupError> {
+        let home = cgroup::own();
+        cgroup.enter()?;
+        Ok(ShimPlace { cgroup: Some(cgroup), home })
+    }
+
+    /// The cgroup's folder.
+    pub fn path(&self) -> Option<&std::path::Path> {
+        self.cgroup.as_ref().map(Cgroup::path)
+    }
+}
+
+impl Drop for ShimPlace {
+    fn drop(&mut self) {
+        // Removing a cgroup kills what is inside: never with the shim there. The root takes any process.
+        let homes = self.home.take().into_iter().chain(cgroup::hierarchy());
+        let left = homes.into_iter().any(|home| cgroup::enter(&home).is_ok());
+        if !left {
+            log::warn!("the shim can't leave the pod's cgroup, which stays");
+            std::mem::forget(self.cgroup.take());
+        }
+    }
+}
+
+impl Container {
+    /// A container that is being created.
+    pub fn new(id: String, bundle: Bundle, stdio: Paths) -> Container {
+        Container {
+            id,
+            role: bundle.role(),
+            bundle,
+            stdio,
+            phase: Mutex::new(Phase::Creating),
+            body: Mutex::new(None),
+            pid: Mutex::new(0),
+            exited: watch::Sender::new(None),
+            starting: tokio::sync::Mutex::new(()),
+            cancel: Notify::new(),
+        }
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        lock(&self.phase).clone()
+    }
+
+    /// Takes a step, or says why it can't.
+    pub fn step(&self, step: Step) -> Result<(), Illegal> {
+        let mut phase = lock(&self.phase);
+        *phase = phase.after(step)?;
+        if let Some(exit) = phase.exit() {
+            self.exited.send_replace(Some(exit.clone()));
+        }
+        Ok(())
+    }
+
+    /// Its parts are made: it is `Created`.
+    pub fn built(&self, pid: u32, body: Body) -> Result<(), Illegal> {
+        self.step(Step::Built)?;
+        *lock(&self.pid) = pid;
+        *lock(&self.body) = Some(body);
+        Ok(())
+    }
+
+    /// The process that stands for it, also after it is gone: containerd takes a container without one for a leak. 0
+    /// during creation.
+    pub fn pid(&self) -> u32 {
+        *lock(&self.pid)
+    }
+
+    /// Its machine, unless it is a sandbox or not made yet.
+    pub fn machine(&self) -> Option<Arc<dyn Machine>> {
+        match lock(&self.body).as_ref()? {
+            Body::Machine(body) => Some(body.machine.clone()),
+            Body::Sandbox(_) => None,
+        }
+    }
+
+    /// Its machine's streams, if it has any.
+    pub fn console(&self) -> Option<Arc<Console>> {
+        match lock(&self.body).as_ref()? {
+            Body::Machine(body) => body.console.clone(),
+            Body::Sandbox(_) => None,
+        }
+    }
+
+    /// Calls `use_path` with the folder of its cgroup, while that is there.
+    pub fn with_cgroup<T>(&self, use_cgroup: impl FnOnce(&std::path::Path) -> T) -> Option<T> {
+        match lock(&self.body).as_ref()? {
+            Body::Machine(body) => Some(use_cgroup(body.cgroup.path())),
+            Body::Sandbox(place) => place.path().map(use_cgroup),
+        }
+    }
+
+    /// Gives back what it holds.
+    pub fn release(&self) {
+        let body = lock(&self.body).take();
+        drop(body);
+    }
+
+    /// Waits until it is over.
+    pub async fn exited(&self) -> Option<Exit> {
+        let mut exited = self.exited.subscribe();
+        exited.wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,85 @@
+//! What a pod asks of its machine, and of whoever builds one: the seam between the pod and the process that runs the
+//! guest.
+
+use std::fmt::Debug;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::bundle::Bundle;
+use crate::cgroup::Cgroup;
+
+/// How a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// 0 for a guest that powered off, 137 for a kill, 1 for anything else.
+    pub code: u32,
+    /// Why, unless the guest powered off: one line, to stand after `vireo: `.
+    pub reason: Option<String>,
+}
+
+/// Where a machine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// The process is being told what to become.
+    Building,
+    /// Built and jailed.
+    Ready,
+    /// The guest runs.
+    Started,
+    /// The process is gone.
+    Ended {
+        /// How.
+        outcome: Outcome,
+        /// Whether the guest ran at all.
+        started: bool,
+    },
+}
+
+/// A machine does not take a command.
+#[derive(Debug, thiserror::Error)]
+#[error("the machine does not take {command}: {reason}")]
+pub struct CommandError {
+    /// Which.
+    pub command: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// A machine and the process that runs it. The process is killed on drop.
+pub trait Machine: Debug + Send + Sync {
+    /// The process.
+    fn pid(&self) -> u32;
+    /// Where it is; [`State::Ended`] comes once, after the process is gone.
+    fn state(&self) -> watch::Receiver<State>;
+    /// Lets the guest run.
+    fn start(&self) -> Result<(), CommandError>;
+    /// Presses the power button.
+    fn power_button(&self) -> Result<(), CommandError>;
+    /// Gives the console another client.
+    fn attach_console(&self, client: UnixStream) -> Result<(), CommandError>;
+    /// Tells the console's size.
+    fn resize_console(&self, columns: u16, rows: u16) -> Result<(), CommandError>;
+    /// Ends the process at once; the outcome's code is 137.
+    fn kill(&self);
+}
+
+/// What a machine is built from.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// containerd's id of the container.
+    pub id: &'a str,
+    /// The spec.
+    pub bundle: &'a Bundle,
+    /// Where the process starts.
+    pub cgroup: &'a Cgroup,
+}
+
+/// Builds machines.
+#[async_trait]
+pub trait Builder: Debug + Send + Sync {
+    /// Launches the machine of a container; it may still be [`State::Building`]. An error has undone everything.
+    async fn build(&self, request: Request<'_>) -> anyhow::Result<Arc<dyn Machine>>;
+}

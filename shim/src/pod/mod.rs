@@ -1,0 +1,14 @@
+//! One pod: its containers, and the machine of the one that is a VM.
+
+pub mod build;
+pub mod container;
+pub mod lifecycle;
+pub mod machine;
+#[allow(clippy::module_inception, reason = "the pod is the part's main idea")]
+pub mod pod;
+pub mod vmm;
+
+pub use pod::{Pod, PodError};
+
+#[cfg(test)]
+pub(crate) mod tests;

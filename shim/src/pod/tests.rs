@@ -1,0 +1,295 @@
+//! The pod against a machine that does what a test says.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use containerd_shim::api::{CreateTaskRequest, Status};
+use tokio::sync::{mpsc, watch};
+
+use super::machine::{Builder, CommandError, Machine, Outcome, Request, State};
+use super::{Pod, PodError};
+use crate::cgroup;
+use crate::service::events::{Item, Publisher};
+
+/// A machine whose life the test tells.
+#[derive(Debug)]
+pub(crate) struct Double {
+    state: watch::Sender<State>,
+    pub(crate) calls: Mutex<Vec<&'static str>>,
+    starts: bool,
+}
+
+impl Double {
+    pub(crate) fn end(&self, code: u32, reason: Option<&str>) {
+        let started = *self.state.borrow() == State::Started;
+        let outcome = Outcome { code, reason: reason.map(str::to_owned) };
+        self.state.send_replace(State::Ended { outcome, started });
+    }
+
+    fn call(&self, name: &'static str) {
+        self.calls.lock().unwrap().push(name);
+    }
+}
+
+impl Machine for Double {
+    fn pid(&self) -> u32 {
+        4242
+    }
+
+    fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    fn start(&self) -> Result<(), CommandError> {
+        self.call("start");
+        if self.starts {
+            self.state.send_replace(State::Started);
+        }
+        Ok(())
+    }
+
+    fn power_button(&self) -> Result<(), CommandError> {
+        self.call("power button");
+        Ok(())
+    }
+
+    fn attach_console(&self, _: UnixStream) -> Result<(), CommandError> {
+        self.call("attach");
+        Ok(())
+    }
+
+    fn resize_console(&self, _: u16, _: u16) -> Result<(), CommandError> {
+        self.call("resize");
+        Ok(())
+    }
+
+    fn kill(&self) {
+        self.call("kill");
+        self.end(137, Some("killed"));
+    }
+}
+
+/// Hands out the same machine.
+#[derive(Debug)]
+struct DoubleBuilder {
+    machine: Arc<Double>,
+    refusal: Option<&'static str>,
+}
+
+#[async_trait]
+impl Builder for DoubleBuilder {
+    async fn build(&self, _: Request<'_>) -> anyhow::Result<Arc<dyn Machine>> {
+        match self.refusal {
+            Some(text) => Err(anyhow::anyhow!("disk \"root\"").context(text)),
+            None => Ok(self.machine.clone()),
+        }
+    }
+}
+
+/// A pod in temporary folders; `None` where this machine's cgroups can't be written.
+pub(crate) struct Bench {
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) machine: Arc<Double>,
+    events: mpsc::UnboundedReceiver<Item>,
+    directory: tempfile::TempDir,
+    parent: PathBuf,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        cgroup::remove(&self.parent).unwrap();
+    }
+}
+
+impl Bench {
+    pub(crate) fn new(state: State, starts: bool, refusal: Option<&'static str>) -> Option<Bench> {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().file_name()?.to_str()?.trim_start_matches('.').to_owned();
+        let parent = cgroup::hierarchy().ok()?.join(format!("vireo-test-{name}"));
+        std::fs::create_dir(&parent).ok()?;
+        let calls = Mutex::default();
+        let machine = Arc::new(Double { state: watch::Sender::new(state), calls, starts });
+        let (publisher, events) = Publisher::new("k8s.io");
+        let pod = Pod::new(Arc::new(DoubleBuilder { machine: machine.clone(), refusal }), publisher);
+        Some(Bench { pod, machine, events, directory, parent })
+    }
+
+    pub(crate) fn request(&self, id: &str) -> CreateTaskRequest {
+        let bundle = self.directory.path().join(id);
+        std::fs::create_dir_all(&bundle).unwrap();
+        let group = self.parent.file_name().unwrap().to_str().unwrap();
+        let spec = format!(r#"{{"ociVersion":"1.1.0","linux":{{"cgroupsPath":"/{group}/{id}"}}}}"#);
+        std::fs::write(bundle.join("config.json"), spec).unwrap();
+        CreateTaskRequest { id: id.into(), bundle: bundle.display().to_string(), ..Default::default() }
+    }
+
+    fn topics(&mut self) -> Vec<String> {
+        let mut topics = Vec::new();
+        while let Ok(item) = self.events.try_recv() {
+            if let Item::Event(envelope) = item {
+                topics.push(envelope.topic);
+            }
+        }
+        topics
+    }
+
+    fn cgroup(&self, id: &str) -> PathBuf {
+        self.parent.join(id)
+    }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_whole_life_in_containerds_order() {
+    let Some(mut bench) = Bench::new(State::Ready, true, None) else { return };
+    let request = bench.request("a");
+    assert_eq!(bench.pod.create(&request).await.unwrap(), 4242);
+    assert!(bench.cgroup("a").exists());
+    assert!(matches!(bench.pod.create(&request).await, Err(PodError::Exists(_))));
+    assert_eq!(bench.pod.start("a").await.unwrap(), 4242);
+    assert_eq!(bench.pod.container("a").unwrap().phase().status(), Status::RUNNING);
+    assert!(matches!(bench.pod.start("a").await, Err(PodError::Illegal { .. })));
+    assert!(matches!(bench.pod.delete("a").await, Err(PodError::Illegal { .. })));
+    bench.pod.kill("a", 15).unwrap();
+    bench.pod.shutdown();
+    bench.machine.end(0, None);
+    assert_eq!(soon(bench.pod.wait("a")).await.unwrap().code, 0);
+    assert!(matches!(bench.pod.kill("a", 9), Err(PodError::AlreadyStopped(_))));
+    assert!(bench.pod.stats("a").is_ok());
+    let (pid, exit) = bench.pod.delete("a").await.unwrap();
+    assert_eq!((pid, exit.code), (4242, 0));
+    assert!(!bench.cgroup("a").exists());
+    assert!(matches!(bench.pod.delete("a").await, Err(PodError::NotFound(_))));
+    assert!(matches!(bench.pod.wait("a").await, Err(PodError::NotFound(_))));
+    assert_eq!(bench.topics(), ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]);
+    assert_eq!(*bench.machine.calls.lock().unwrap(), ["start", "power button"]);
+    bench.pod.shutdown();
+    bench.pod.shutdown();
+    soon(bench.pod.done()).await;
+}
+
+#[tokio::test]
+async fn a_refused_machine_leaves_nothing() {
+    let Some(mut bench) = Bench::new(State::Ready, true, Some("image is a directory")) else { return };
+    let error = bench.pod.create(&bench.request("a")).await.unwrap_err();
+    assert_eq!(format!("{:#}", anyhow::Error::from(error)), "image is a directory: disk \"root\"");
+    assert!(!bench.cgroup("a").exists());
+    assert!(matches!(bench.pod.container("a"), Err(PodError::NotFound(_))));
+    assert!(bench.topics().is_empty());
+}
+
+#[tokio::test]
+async fn a_guest_that_ends_at_once_has_started_first() {
+    let Some(mut bench) = Bench::new(State::Ready, false, None) else { return };
+    bench.pod.create(&bench.request("a")).await.unwrap();
+    let (pod, machine) = (bench.pod.clone(), bench.machine.clone());
+    let start = tokio::spawn(async move { pod.start("a").await });
+    soon(async {
+        while machine.calls.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let outcome = Outcome { code: 1, reason: Some("guest panicked".into()) };
+    machine.state.send_replace(State::Ended { outcome, started: true });
+    soon(start).await.unwrap().unwrap();
+    assert_eq!(soon(bench.pod.wait("a")).await.unwrap().code, 1);
+    assert_eq!(bench.topics(), ["/tasks/create", "/tasks/start", "/tasks/exit"]);
+}
+
+#[tokio::test]
+async fn a_machine_that_does_not_start_says_why() {
+    let Some(bench) = Bench::new(State::Ready, false, None) else { return };
+    bench.pod.create(&bench.request("a")).await.unwrap();
+    let (pod, machine) = (bench.pod.clone(), bench.machine.clone());
+    let start = tokio::spawn(async move { pod.start("a").await });
+    tokio::task::yield_now().await;
+    machine.end(1, Some("no such CPU"));
+    let error = soon(start).await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "the machine did not start: no such CPU");
+}
+
+#[tokio::test]
+async fn what_was_never_started_is_deleted() {
+    let Some(mut bench) = Bench::new(State::Ready, true, None) else { return };
+    bench.pod.create(&bench.request("a")).await.unwrap();
+    assert_eq!(soon(bench.pod.delete("a")).await.unwrap().1.code, 137);
+    assert_eq!(bench.topics(), ["/tasks/create", "/tasks/exit", "/tasks/delete"]);
+}
+
+#[tokio::test]
+async fn deleting_calls_a_creation_off() {
+    let Some(bench) = Bench::new(State::Building, true, None) else { return };
+    let (pod, request) = (bench.pod.clone(), bench.request("a"));
+    let creation = tokio::spawn(async move { pod.create(&request).await });
+    soon(async {
+        while !bench.cgroup("a").exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(matches!(bench.pod.delete("a").await, Err(PodError::NotFound(_))));
+    assert!(matches!(soon(creation).await.unwrap(), Err(PodError::Cancelled(_))));
+    assert!(!bench.cgroup("a").exists());
+    bench.pod.shutdown();
+    soon(bench.pod.done()).await;
+}
+
+#[tokio::test]
+async fn one_machine_at_a_time() {
+    let Some(bench) = Bench::new(State::Ready, true, None) else { return };
+    bench.pod.create(&bench.request("a")).await.unwrap();
+    let error = bench.pod.create(&bench.request("b")).await.unwrap_err();
+    assert!(error.to_string().contains("\"a\" is its machine"), "{error}");
+    assert!(!bench.cgroup("b").exists());
+}
+
+#[tokio::test]
+async fn signals_mean_buttons() {
+    let Some(bench) = Bench::new(State::Ready, true, None) else { return };
+    bench.pod.create(&bench.request("a")).await.unwrap();
+    bench.pod.start("a").await.unwrap();
+    bench.pod.kill("a", 0).unwrap();
+    for signal in [15, 2, 37] {
+        bench.pod.kill("a", signal).unwrap();
+    }
+    assert!(matches!(bench.pod.kill("a", 10), Err(PodError::Signal(10))));
+    assert!(matches!(bench.pod.kill("b", 15), Err(PodError::NotFound(_))));
+    bench.pod.kill("a", 9).unwrap();
+    assert_eq!(soon(bench.pod.wait("a")).await.unwrap().code, 137);
+    let calls = bench.machine.calls.lock().unwrap();
+    assert_eq!(*calls, ["start", "power button", "power button", "power button", "kill"]);
+}
+
+#[tokio::test]
+async fn the_reason_reaches_output_and_termination_message() {
+    use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let Some(bench) = Bench::new(State::Ready, true, None) else { return };
+    let mut request = bench.request("a");
+    let message = bench.directory.path().join("message");
+    std::fs::write(&message, "").unwrap();
+    let config = PathBuf::from(&request.bundle).join("config.json");
+    let spec = std::fs::read_to_string(&config).unwrap();
+    let mount = format!(r#","mounts":[{{"destination":"/dev/termination-log","source":"{}"}}]}}"#, message.display());
+    std::fs::write(&config, spec[..spec.len() - 1].to_owned() + &mount).unwrap();
+    let fifo = bench.directory.path().join("stdout");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    request.stdout = fifo.display().to_string();
+    let mut reader = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
+    bench.pod.create(&request).await.unwrap();
+    bench.pod.start("a").await.unwrap();
+    bench.machine.end(1, Some("guest panicked"));
+    assert_eq!(soon(bench.pod.wait("a")).await.unwrap().code, 1);
+    let mut output = String::new();
+    reader.read_to_string(&mut output).unwrap();
+    assert!(output.ends_with("vireo: guest panicked\r\n"), "{output:?}");
+    assert_eq!(std::fs::read_to_string(&message).unwrap(), "vireo: guest panicked");
+}

@@ -1,0 +1,4 @@
+//! What containerd calls, and what it is told.
+
+pub mod events;
+pub mod task;

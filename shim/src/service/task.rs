@@ -1,0 +1,205 @@
+//! containerd's Task service: each call is one call on the pod.
+//!
+//! One implementation answers as `containerd.task.v2.Task` and `containerd.task.v3.Task`: v3 is v2 renamed. All 17 calls
+//! are written out, because the generated default answers `NOT_FOUND`, which containerd takes for a lost task.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use containerd_shim::api::{
+    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
+    DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
+    ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse,
+    StatsRequest, StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
+};
+use containerd_shim::protos::api::ProcessInfo;
+use containerd_shim::protos::protobuf::well_known_types::any::Any;
+use containerd_shim::protos::protobuf::{EnumOrUnknown, Message as _, MessageField, MessageFull as _};
+use containerd_shim::protos::shim_async::{Task, create_task};
+use ttrpc::Code;
+use ttrpc::r#async::{Service, TtrpcContext};
+use ttrpc::error::get_rpc_status;
+
+use crate::pod::pod::timestamp;
+use crate::pod::{Pod, PodError};
+
+/// The names under which the service is served.
+const VERSIONS: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
+
+/// The service of one pod.
+#[derive(Debug)]
+pub struct TaskService {
+    pod: Arc<Pod>,
+}
+
+/// The methods of the pod's Task service, under both names.
+pub fn services(pod: Arc<Pod>) -> HashMap<String, Service> {
+    let task: Arc<dyn Task + Send + Sync> = Arc::new(TaskService { pod });
+    VERSIONS
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), create_task(task.clone()).into_values().next()?)))
+        .collect()
+}
+
+fn rpc(error: PodError) -> ttrpc::Error {
+    let code = match &error {
+        PodError::NotFound(_) | PodError::AlreadyStopped(_) => Code::NOT_FOUND,
+        PodError::Exists(_) => Code::ALREADY_EXISTS,
+        PodError::SecondMachine { .. } | PodError::Illegal { .. } => Code::FAILED_PRECONDITION,
+        PodError::Signal(_) | PodError::Invalid(_) => Code::INVALID_ARGUMENT,
+        PodError::Sandbox(..) | PodError::Unsupported(_) => Code::UNIMPLEMENTED,
+        PodError::Cancelled(_) => Code::CANCELLED,
+        _ => Code::UNKNOWN,
+    };
+    get_rpc_status(code, format!("{:#}", anyhow::Error::from(error)))
+}
+
+fn unimplemented<T>(text: &str) -> ttrpc::Result<T> {
+    Err(get_rpc_status(Code::UNIMPLEMENTED, text))
+}
+
+/// Only a container's first process exists.
+fn no_exec(id: &str, exec_id: &str) -> ttrpc::Result<()> {
+    if exec_id.is_empty() {
+        return Ok(());
+    }
+    Err(get_rpc_status(Code::NOT_FOUND, format!("container {id:?} has no process {exec_id:?}: a VM runs none by exec")))
+}
+
+#[async_trait]
+impl Task for TaskService {
+    async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
+        no_exec(&request.id, &request.exec_id)?;
+        let container = self.pod.container(&request.id).map_err(rpc)?;
+        let phase = container.phase();
+        let mut response = StateResponse {
+            id: request.id,
+            bundle: container.bundle.path().display().to_string(),
+            pid: container.pid(),
+            status: EnumOrUnknown::new(phase.status()),
+            stdin: container.stdio.stdin.clone(),
+            stdout: container.stdio.stdout.clone(),
+            stderr: container.stdio.stderr.clone(),
+            terminal: container.stdio.terminal,
+            ..Default::default()
+        };
+        if let Some(exit) = phase.exit() {
+            response.exit_status = exit.code;
+            response.exited_at = MessageField::some(timestamp(exit.at));
+        }
+        Ok(response)
+    }
+
+    async fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> ttrpc::Result<CreateTaskResponse> {
+        log::debug!("create {}", request.id);
+        let created = self.pod.create(&request).await;
+        let pid = created.map_err(rpc).inspect_err(|error| log::error!("create {}: {error}", request.id))?;
+        Ok(CreateTaskResponse { pid, ..Default::default() })
+    }
+
+    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
+        no_exec(&request.id, &request.exec_id)?;
+        log::debug!("start {}", request.id);
+        let started = self.pod.start(&request.id).await;
+        let pid = started.map_err(rpc).inspect_err(|error| log::error!("start {}: {error}", request.id))?;
+        Ok(StartResponse { pid, ..Default::default() })
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
+        no_exec(&request.id, &request.exec_id)?;
+        log::debug!("delete {}", request.id);
+        let (pid, exit) = self.pod.delete(&request.id).await.map_err(rpc)?;
+        let exited_at = MessageField::some(timestamp(exit.at));
+        Ok(DeleteResponse { pid, exit_status: exit.code, exited_at, ..Default::default() })
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
+        let container = self.pod.container(&request.id).map_err(rpc)?;
+        let pid = match container.pid() {
+            // Being created. containerd takes an empty list for a leaked shim.
+            0 => std::process::id(),
+            pid => pid,
+        };
+        Ok(PidsResponse { processes: vec![ProcessInfo { pid, ..Default::default() }], ..Default::default() })
+    }
+
+    async fn pause(&self, _: &TtrpcContext, _: PauseRequest) -> ttrpc::Result<Empty> {
+        unimplemented("pause: not supported by vireo: a paused guest would lose its clock")
+    }
+
+    async fn resume(&self, _: &TtrpcContext, _: ResumeRequest) -> ttrpc::Result<Empty> {
+        unimplemented("resume: not supported by vireo: nothing can be paused")
+    }
+
+    async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
+        unimplemented("checkpoint: not supported by vireo")
+    }
+
+    async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
+        no_exec(&request.id, &request.exec_id)?;
+        log::debug!("kill {} {}", request.id, request.signal);
+        self.pod.kill(&request.id, request.signal).map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn exec(&self, _: &TtrpcContext, _: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        unimplemented("exec: not supported by vireo: attach to the VM's console instead")
+    }
+
+    async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> ttrpc::Result<Empty> {
+        no_exec(&request.id, &request.exec_id)?;
+        self.pod.resize(&request.id, request.width, request.height).map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
+        no_exec(&request.id, &request.exec_id)?;
+        if request.stdin {
+            self.pod.close_stdin(&request.id).map_err(rpc)?;
+        }
+        Ok(Empty::new())
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        let resources = serde_json::from_slice(&request.resources.value)
+            .map_err(|error| get_rpc_status(Code::INVALID_ARGUMENT, format!("resources: {error}")))?;
+        self.pod.update(&request.id, &resources).map_err(rpc)?;
+        Ok(Empty::new())
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
+        no_exec(&request.id, &request.exec_id)?;
+        let exit = self.pod.wait(&request.id).await.map_err(rpc)?;
+        let exited_at = MessageField::some(timestamp(exit.at));
+        Ok(WaitResponse { exit_status: exit.code, exited_at, ..Default::default() })
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        let metrics = self.pod.stats(&request.id).map_err(rpc)?;
+        let value = metrics.write_to_bytes().map_err(|error| get_rpc_status(Code::INTERNAL, error))?;
+        let type_url = containerd_shim::protos::cgroups_v2::metrics::Metrics::descriptor().full_name().to_owned();
+        Ok(StatsResponse {
+            stats: MessageField::some(Any { type_url, value, ..Default::default() }),
+            ..Default::default()
+        })
+    }
+
+    async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
+        let container = self.pod.container(&request.id).map_err(rpc)?;
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: container.pid(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Default::default()
+        })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
+        self.pod.shutdown();
+        Ok(Empty::new())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! The service over a real ttrpc connection, by both names.
+
+use containerd_shim::protos::shim_async::{Client, TaskClient};
+use ttrpc::r#async::Server;
+
+use super::*;
+use crate::pod::machine::State;
+use crate::pod::tests::Bench;
+
+struct Served {
+    bench: Bench,
+    _server: Server,
+    client: TaskClient,
+    _directory: tempfile::TempDir,
+}
+
+async fn serve() -> Option<Served> {
+    let bench = Bench::new(State::Ready, true, None)?;
+    let directory = tempfile::tempdir().unwrap();
+    let address = format!("unix://{}", directory.path().join("s").display());
+    let mut server = Server::new().bind(&address).unwrap().register_service(services(bench.pod.clone()));
+    server.start().await.unwrap();
+    let client = TaskClient::new(Client::connect(&address).await.unwrap());
+    Some(Served { bench, _server: server, client, _directory: directory })
+}
+
+fn context() -> ttrpc::context::Context {
+    ttrpc::context::with_duration(std::time::Duration::from_secs(20))
+}
+
+fn code<T: std::fmt::Debug>(result: ttrpc::Result<T>) -> Code {
+    match result.unwrap_err() {
+        ttrpc::Error::RpcStatus(status) => status.code(),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn both_versions_have_all_calls() {
+    let Some(served) = serve().await else { return };
+    let services = services(served.bench.pod.clone());
+    assert_eq!(services.len(), 2);
+    for version in VERSIONS {
+        assert_eq!(services[version].methods.len(), 17, "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_task_by_rpc() {
+    let Some(served) = serve().await else { return };
+    let (client, id) = (&served.client, "a".to_owned());
+    let request = served.bench.request("a");
+    assert_eq!(client.create(context(), &request).await.unwrap().pid, 4242);
+    let pids = client.pids(context(), &PidsRequest { id: id.clone(), ..Default::default() }).await.unwrap();
+    assert_eq!(pids.processes[0].pid, 4242);
+    client.start(context(), &StartRequest { id: id.clone(), ..Default::default() }).await.unwrap();
+    let connect = client.connect(context(), &ConnectRequest { id: id.clone(), ..Default::default() }).await.unwrap();
+    assert_eq!((connect.shim_pid, connect.task_pid), (std::process::id(), 4242));
+    let numbers = client.stats(context(), &StatsRequest { id: id.clone(), ..Default::default() }).await.unwrap();
+    assert_eq!(numbers.stats.type_url, "io.containerd.cgroups.v2.Metrics");
+    let resize = ResizePtyRequest { id: id.clone(), width: 80, height: 25, ..Default::default() };
+    client.resize_pty(context(), &resize).await.unwrap();
+    served.bench.machine.end(0, None);
+    client.wait(context(), &WaitRequest { id: id.clone(), ..Default::default() }).await.unwrap();
+    let state = client.state(context(), &StateRequest { id: id.clone(), ..Default::default() }).await.unwrap();
+    assert_eq!((state.status.value(), state.exit_status, state.exited_at.is_some()), (3, 0, true));
+    // A restarted containerd must not take a stopped task for a leaked shim.
+    let pids = client.pids(context(), &PidsRequest { id: id.clone(), ..Default::default() }).await.unwrap();
+    assert_eq!(pids.processes.len(), 1);
+    let kill = KillRequest { id: id.clone(), signal: 9, ..Default::default() };
+    assert_eq!(code(client.kill(context(), &kill).await), Code::NOT_FOUND);
+    let delete = DeleteRequest { id, ..Default::default() };
+    client.delete(context(), &delete).await.unwrap();
+    assert_eq!(code(client.delete(context(), &delete).await), Code::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_is_missing_is_said() {
+    let Some(served) = serve().await else { return };
+    let client = &served.client;
+    assert_eq!(code(client.exec(context(), &ExecProcessRequest::new()).await), Code::UNIMPLEMENTED);
+    assert_eq!(code(client.checkpoint(context(), &CheckpointTaskRequest::new()).await), Code::UNIMPLEMENTED);
+    assert_eq!(code(client.pause(context(), &PauseRequest::new()).await), Code::UNIMPLEMENTED);
+    assert_eq!(code(client.resume(context(), &ResumeRequest::new()).await), Code::UNIMPLEMENTED);
+    assert_eq!(code(client.state(context(), &StateRequest::new()).await), Code::NOT_FOUND);
+    let process = StateRequest { id: "a".into(), exec_id: "sh".into(), ..Default::default() };
+    assert_eq!(code(client.state(context(), &process).await), Code::NOT_FOUND);
+}
