@@ -34,10 +34,11 @@ pub enum RootfsError {
     },
 }
 
-/// A mounted root file system. It is unmounted on drop, lazily: an open disk image stays usable.
+/// A root file system. What was mounted is unmounted on drop, lazily: an open disk image stays usable.
 #[derive(Debug)]
 pub struct Rootfs {
     path: PathBuf,
+    mounted: bool,
 }
 
 impl Rootfs {
@@ -46,7 +47,7 @@ impl Rootfs {
         if !request.rootfs.is_empty() {
             fs::create_dir_all(&path).map_err(|source| RootfsError::MountPoint { path: path.clone(), source })?;
         }
-        let rootfs = Rootfs { path };
+        let rootfs = Rootfs { path, mounted: !request.rootfs.is_empty() };
         for mount in &request.rootfs {
             containerd_shim::util::mount_rootfs(mount, &rootfs.path).await.map_err(|source| RootfsError::Mount {
                 path: rootfs.path.clone(),
@@ -65,7 +66,9 @@ impl Rootfs {
 
 impl Drop for Rootfs {
     fn drop(&mut self) {
-        if let Err(error) = unmount(&self.path) {
+        if self.mounted
+            && let Err(error) = unmount(&self.path)
+        {
             log::warn!("rootfs {}: not unmounted: {error}", self.path.display());
         }
     }

@@ -96,9 +96,9 @@ pub fn sweep(path: &Path, id: &str) -> anyhow::Result<DeleteResponse> {
             let _ = fs::remove_file(address.trim().strip_prefix("unix://").unwrap_or(address.trim()));
         }
     }
-    let bundle = Bundle::open(path);
-    done(remove_cgroup(bundle.as_ref().ok(), id));
-    let root = bundle.map_or_else(|_| path.join("rootfs"), |bundle| bundle.rootfs());
+    done(remove_cgroup(Bundle::open(path).ok().as_ref(), id));
+    // A root that lies elsewhere was mounted by somebody else.
+    let root = path.join("rootfs");
     done(rootfs::unmount(&root).map_err(|error| anyhow::anyhow!("{}: not unmounted: {error}", root.display())));
     first_error?;
     Ok(DeleteResponse {

@@ -55,6 +55,14 @@ fn rpc(error: PodError) -> ttrpc::Error {
     get_rpc_status(code, format!("{:#}", anyhow::Error::from(error)))
 }
 
+fn logged(call: &str, id: &str, error: PodError) -> ttrpc::Error {
+    let error = rpc(error);
+    if let ttrpc::Error::RpcStatus(status) = &error {
+        log::error!("{call} {id}: {}", status.message);
+    }
+    error
+}
+
 fn unimplemented<T>(text: &str) -> ttrpc::Result<T> {
     Err(get_rpc_status(Code::UNIMPLEMENTED, text))
 }
@@ -93,16 +101,14 @@ impl Task for TaskService {
 
     async fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> ttrpc::Result<CreateTaskResponse> {
         log::debug!("create {}", request.id);
-        let created = self.pod.create(&request).await;
-        let pid = created.map_err(rpc).inspect_err(|error| log::error!("create {}: {error}", request.id))?;
+        let pid = self.pod.create(&request).await.map_err(|error| logged("create", &request.id, error))?;
         Ok(CreateTaskResponse { pid, ..Default::default() })
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
         no_exec(&request.id, &request.exec_id)?;
         log::debug!("start {}", request.id);
-        let started = self.pod.start(&request.id).await;
-        let pid = started.map_err(rpc).inspect_err(|error| log::error!("start {}: {error}", request.id))?;
+        let pid = self.pod.start(&request.id).await.map_err(|error| logged("start", &request.id, error))?;
         Ok(StartResponse { pid, ..Default::default() })
     }
 
