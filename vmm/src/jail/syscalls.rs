@@ -189,6 +189,8 @@ pub(super) fn main() -> Result<AllowList, BackendError> {
     list.any(MAIN);
     list.kvm(kvm::BUILD)?;
     list.ioctls(&[file::FIONBIO, file::BLKSSZGET, file::BLKPBSZGET, file::BLKGETSIZE64, file::TUNGETIFF])?;
+    // RAM is sealed.
+    list.only(libc::SYS_fcntl, 1, Op::Eq, signed(libc::F_ADD_SEALS))?;
     list.only(libc::SYS_clone, 0, Op::Eq, signed(THREAD_FLAGS))?;
     // statx and newfstatat name files by path, but there is none to find; only what is open may be asked of.
     list.only(libc::SYS_newfstatat, 3, Op::MaskedEq(signed(libc::AT_EMPTY_PATH)), signed(libc::AT_EMPTY_PATH))?;

@@ -1,5 +1,7 @@
 //! The serial port as a guest's console.
 
+use std::fs::File;
+
 use vireo_vmm::ending::Outcome;
 
 use super::payload::{elf, payload};
@@ -33,9 +35,14 @@ payload!(
     "out dx, ax",
 );
 
+/// Greets, echoes, and powers off at a dot.
+pub fn echo_kernel() -> File {
+    elf(echo())
+}
+
 #[test]
 fn output_and_input_pass_through_the_hub() {
-    let rig = Rig::new(elf(echo()), 1);
+    let rig = Rig::new(echo_kernel(), 1);
     let mut console = rig.console();
     let run = rig.run(rig.build());
     expect(&mut console, "hello>");
@@ -48,7 +55,7 @@ fn output_and_input_pass_through_the_hub() {
 
 #[test]
 fn a_late_client_sees_what_was_said() {
-    let rig = Rig::new(elf(echo()), 1);
+    let rig = Rig::new(echo_kernel(), 1);
     let mut first = rig.console();
     let run = rig.run(rig.build());
     expect(&mut first, "hello>");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
 mod boot;
+mod confined;
 mod console;
 mod ending;
 mod interrupts;

@@ -89,11 +89,18 @@ impl Rig {
     pub fn new(kernel: File, vcpus: u32) -> Self {
         let (config, files) = config(kernel, vcpus);
         let plan = config::check(config, files).unwrap();
-        let mut events = EventLoop::new().unwrap();
-        let handle = events.handle();
-        let thread = std::thread::spawn(move || events.run().unwrap());
-        let hub = Hub::new(handle.clone());
-        Self { plan, hub, events: handle, reports: Arc::default(), thread: Some(thread) }
+        let (events, thread) = event_thread();
+        let hub = Hub::new(events.clone());
+        Self { plan, hub, events, reports: Arc::default(), thread: Some(thread) }
+    }
+
+    /// Serves on a thread started now, which inherits what the caller is confined to.
+    pub fn restart_events(&mut self) {
+        self.events.stop();
+        self.thread.take().unwrap().join().unwrap();
+        let (events, thread) = event_thread();
+        self.hub = Hub::new(events.clone());
+        (self.events, self.thread) = (events, Some(thread));
     }
 
     /// A machine with the report port.
@@ -125,6 +132,12 @@ impl Rig {
         self.hub.attach(theirs);
         ours
     }
+}
+
+fn event_thread() -> (event_loop::Handle, JoinHandle<()>) {
+    let mut events = EventLoop::new().unwrap();
+    let handle = events.handle();
+    (handle, std::thread::spawn(move || events.run().unwrap()))
 }
 
 impl Drop for Rig {
