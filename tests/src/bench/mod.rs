@@ -1,0 +1,25 @@
+//! `make bench`: Vireo beside QEMU on the same work.
+//!
+//! Every figure is the median of interleaved runs (Vireo, microvm, q35, Vireo, …), so that a machine whose speed drifts
+//! drifts for all alike. Nothing is asserted on: a bench fails only if a machine doesn't run. What a figure means and
+//! how it is taken stands in `docs/benchmarks.md`.
+//!
+//! - [`figure`], [`table`]: what is reported, and its print.
+//! - [`monitor`], [`console`]: a machine monitor under test, from its start to its guest's words.
+//! - [`payload`], [`entries`], [`smaps`]: what tells the first instruction and the memory.
+//! - [`samples`]: runs in turns. [`here`]: on this machine's own KVM. [`rounds`]: inside a node.
+
+pub mod console;
+pub mod entries;
+pub mod figure;
+pub mod here;
+pub mod monitor;
+pub mod payload;
+pub mod rounds;
+pub mod samples;
+pub mod size;
+pub mod smaps;
+pub mod table;
+
+/// RAM of every bench's guest.
+pub const GUEST_MEMORY_BYTES: u64 = 256 << 20;

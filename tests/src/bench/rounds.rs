@@ -1,0 +1,79 @@
+//! The benches inside a node: an unmodified Debian kernel and a busybox initramfs.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use super::{
+    entries::Entries,
+    figure::Figure,
+    monitor::{Guest, Monitor},
+    samples::{Sample, Samples},
+    smaps,
+};
+
+/// A nested guest on an emulated node needs four seconds.
+const LIMIT: Duration = Duration::from_mins(1);
+
+const FIRST_INSTRUCTION: &str = "boot/first_instruction";
+const INIT: &str = "boot/init";
+const PSS: &str = "memory/vmm_pss_beyond_ram";
+/// Aims beside microvm.
+const BOUNDS: [(&str, f64); 3] = [(FIRST_INSTRUCTION, 0.25), (INIT, 0.8), (PSS, 0.08)];
+/// The VMM's own memory, KiB.
+const PSS_BOUND: f64 = 4096.0;
+
+/// Runs them on the guest's files in a folder (`vmlinuz`, `initrd`).
+pub fn run(vmm: &Path, guest: &Path, runs: usize) -> Result<Vec<Figure>> {
+    let guest = Guest {
+        kernel: guest.join("vmlinuz"),
+        initrd: Some(guest.join("initrd")),
+        cmdline: "console=ttyS0 quiet".to_owned(),
+    };
+    let monitors = monitors(vmm.to_owned());
+    let samples = Samples::interleave(&monitors, runs, |monitor| {
+        let first = Sample { name: FIRST_INSTRUCTION, unit: "ms", value: first_instruction(monitor, &guest)? };
+        let mut measured = vec![first];
+        measured.extend(boot(monitor, &guest)?);
+        Ok(measured)
+    })?;
+    let mut figures = samples.figures(|name, peer| {
+        let aim = BOUNDS.iter().find(|(bounded, _)| *bounded == name && peer == "QEMU microvm");
+        aim.map(|(_, bound)| *bound)
+    });
+    figures.extend(samples.alone(PSS, "KiB", Some(PSS_BOUND)));
+    Ok(figures)
+}
+
+fn monitors(vmm: PathBuf) -> [Monitor; 3] {
+    let arguments: &[&str] = &["-cpu", "host"];
+    [Monitor::Vireo(vmm), Monitor::Qemu { machine: "microvm", arguments }, Monitor::Qemu { machine: "q35", arguments }]
+}
+
+/// From the monitor's start to the first entry into its guest, ms.
+fn first_instruction(monitor: &Monitor, guest: &Guest) -> Result<f64> {
+    let mut entries = Entries::trace()?;
+    let mut running = monitor.start(guest)?;
+    match entries.first(LIMIT) {
+        Ok(at) => Ok(milliseconds(at.saturating_sub(running.begun))),
+        Err(error) => Err(error.context(running.last_words())),
+    }
+}
+
+/// From the monitor's start to its guest's `/init`, and its memory with the guest at its prompt.
+fn boot(monitor: &Monitor, guest: &Guest) -> Result<[Sample; 2]> {
+    let mut running = monitor.start(guest)?;
+    let init = running.wait_for(b"GUEST-INIT", LIMIT)?;
+    running.wait_for(b"vireo-guest# ", LIMIT)?;
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 KiB")]
+    let pss = smaps::pss_beyond_ram(running.pid()?)? as f64;
+    Ok([Sample { name: INIT, unit: "ms", value: milliseconds(init) }, Sample { name: PSS, unit: "KiB", value: pss }])
+}
+
+/// Of a duration.
+pub(super) fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
