@@ -57,16 +57,16 @@ fn from_spec(container: &KernelBootContainer, files: &FileSource<'_>) -> Result<
         && image != "local"
     {
         return Err(TranslateError::Field {
-            path: "domain.firmware.kernelBoot.container.image".to_owned(),
+            path: files.field("domain.firmware.kernelBoot.container.image"),
             what: "vireo run pulls no images; leave it out (or write local) and name files of this machine",
         });
     }
-    let open = |path: &str, what| {
+    let open = |path: &str, field| {
         match files {
             FileSource::Image(root) => root.file(path, Purpose::Boot),
             FileSource::Local(folder) => open_local(&folder.join(path), Purpose::Boot),
         }
-        .map_err(|source| TranslateError::Boot { what, source })
+        .map_err(|source| TranslateError::Boot { what: files.field(field), source })
     };
     let kernel = container.kernel_path.as_deref().ok_or(TranslateError::NoKernel)?;
     let kernel = open(kernel, "domain.firmware.kernelBoot.container.kernelPath")?;
@@ -78,7 +78,10 @@ fn from_spec(container: &KernelBootContainer, files: &FileSource<'_>) -> Result<
 /// The kernel beside a containerDisk: `/boot/vmlinuz`, and one `/boot/initrd*` if there is any.
 fn from_image(files: &FileSource<'_>) -> Result<Option<(File, Option<File>)>, TranslateError> {
     let FileSource::Image(root) = files else { return Ok(None) };
-    let failed = |what| move |source| TranslateError::Boot { what, source };
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |source| TranslateError::Boot { what, source }
+    };
     let Some(kernel) = root.file_if_any("/boot/vmlinuz", Purpose::Boot).map_err(failed("kernel of the image"))? else {
         return Ok(None);
     };
@@ -95,7 +98,10 @@ fn from_image(files: &FileSource<'_>) -> Result<Option<(File, Option<File>)>, Tr
 /// The node's kernel for guests that bring none.
 fn from_node(source: &Source<'_>) -> Result<(File, Option<File>), TranslateError> {
     let kernel = source.node.guest_kernel.as_deref().ok_or(TranslateError::NoKernel)?;
-    let open = |path, what| open_local(path, Purpose::Boot).map_err(|source| TranslateError::Boot { what, source });
+    let open = |path, what: &str| {
+        let what = what.to_owned();
+        open_local(path, Purpose::Boot).map_err(|source| TranslateError::Boot { what, source })
+    };
     let kernel = open(kernel, "the node's guestKernel")?;
     let initrd = source.node.guest_initrd.as_deref();
     let initrd = initrd.map(|path| open(path, "the node's guestInitrd")).transpose()?;

@@ -36,7 +36,7 @@ pub(super) fn disks(
         // Validation has joined them; a disk without a volume can't come here.
         let found = spec.volumes.iter().enumerate().find(|(_, volume)| volume.name == disk.name);
         let Some((index, volume)) = found else {
-            let path = format!("domain.devices.disks: {}", disk.name);
+            let path = files.field(&format!("domain.devices.disks: {}", disk.name));
             return Err(TranslateError::Field { path, what: "has no volume" });
         };
         let image = open_volume(index, volume, files, purpose)?;
@@ -51,7 +51,8 @@ fn open_volume(
     files: &FileSource<'_>,
     purpose: Purpose,
 ) -> Result<File, TranslateError> {
-    let refuse = |source: &str, what| TranslateError::Field { path: format!("volumes[{index}].{source}"), what };
+    let refuse =
+        |source: &str, what| TranslateError::Field { path: files.field(&format!("volumes[{index}].{source}")), what };
     match (volume, files) {
         (Volume { container_disk: Some(disk), .. }, FileSource::Image(root)) => {
             open_container_disk(root, disk.path.as_deref(), &volume.name, purpose)

@@ -103,7 +103,7 @@ pub enum TranslateError {
     #[error("{what}")]
     Boot {
         /// Which one.
-        what: &'static str,
+        what: String,
         /// Why.
         #[source]
         source: VolumeError,
@@ -217,6 +217,16 @@ fn pod_identity(oci: &Spec) -> JailConfig {
 enum FileSource<'a> {
     Image(ImageRoot),
     Local(&'a Path),
+}
+
+impl FileSource<'_> {
+    /// The full path of a field of the instance's spec, in the object that the user wrote.
+    fn field(&self, field: &str) -> String {
+        match self {
+            Self::Image(_) => format!("spec.{field}"),
+            Self::Local(_) => format!("spec.template.spec.{field}"),
+        }
+    }
 }
 
 /// The files of a machine being composed.

@@ -196,11 +196,11 @@ fn bad_images_are_refused_by_name() {
         "domain": {"devices": {}},
         "volumes": [{"name": "a", "hostDisk": {"path": "/etc/shadow", "type": "Disk"}}],
     });
-    let expected = "volumes[0].hostDisk: not supported by vireo in a pod; vireo run takes it";
+    let expected = "spec.volumes[0].hostDisk: not supported by vireo in a pod; vireo run takes it";
     assert_eq!(Pod::new(DEBIAN).refusal(Some(&host_disk)), expected);
 
     let kernel = json!({"domain": {"devices": {}, "firmware": {"kernelBoot": {"container": {"kernelPath": "/nope"}}}}});
-    let expected = "domain.firmware.kernelBoot.container.kernelPath: /nope does not exist";
+    let expected = "spec.domain.firmware.kernelBoot.container.kernelPath: /nope does not exist";
     assert_eq!(Pod::new(DEBIAN).refusal(Some(&kernel)), expected);
 }
 
@@ -248,11 +248,14 @@ fn local_machines() {
     assert_eq!(content(&plan, plan.machine.disks[0].image), "root.img");
     assert_eq!(plan.jail, jail);
     let image = run(json!({"kernelPath": "k", "image": "debian"}), disk()).unwrap_err();
-    assert!(image.starts_with("domain.firmware.kernelBoot.container.image: vireo run pulls no images"), "{image}");
+    assert!(
+        image.starts_with("spec.template.spec.domain.firmware.kernelBoot.container.image: vireo run pulls no images"),
+        "{image}"
+    );
     let disk = json!({"name": "a", "containerDisk": {"image": "debian"}});
     assert_eq!(
         run(kernel(), disk).unwrap_err(),
-        "volumes[0].containerDisk: vireo run pulls no images; use hostDisk with a file of this machine"
+        "spec.template.spec.volumes[0].containerDisk: vireo run pulls no images; use hostDisk with a file of this machine"
     );
 }
 
