@@ -39,8 +39,8 @@ const NEEDED: [(Cap, &str); 12] = [
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
 ];
 
-/// Checks everything that the machine will use.
-pub(super) fn check(kvm: &Kvm, vcpus: u8) -> Result<(), Error> {
+/// Checks everything that a machine with `vcpus` vCPUs will use.
+pub fn check(kvm: &Kvm, vcpus: u8) -> Result<(), Error> {
     let version = kvm.get_api_version();
     if version != API_VERSION {
         return Err(Error::Version(version));

@@ -8,5 +8,6 @@ mod devices;
 mod running;
 
 pub use build::{BuildError, Machine};
+pub use capabilities::{Error as KvmError, check as check_kvm};
 pub use devices::DeviceError;
 pub use running::{RunError, Running};
