@@ -1,2 +1,41 @@
-//! vireo.
-fn main() {}
+//! `vireo`: what an admin runs on a node.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Virtual machines without a cluster, and checks of a node.
+#[derive(Debug, Parser)]
+#[command(name = "vireo", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a VirtualMachine (kubevirt.io/v1) on this machine, its console on this terminal; Ctrl-] leaves
+    Run {
+        /// The manifest (YAML or JSON)
+        manifest: PathBuf,
+    },
+    /// Say what this node lacks to run VM pods, and what to do about it
+    Check,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run { manifest } => run::run(&manifest),
+        Command::Check => Ok(check::check()),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("vireo: {error:#}");
+        ExitCode::FAILURE
+    })
+}
