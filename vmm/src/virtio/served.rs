@@ -4,9 +4,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::virtqueue::KICKED;
 use crate::event_loop::{Handle, Token};
 
 /// What is done when a queue is kicked.
@@ -21,7 +21,7 @@ pub struct Served<S> {
 }
 
 impl<S: Send + 'static> Served<S> {
-    /// Calls `serve(state, i)` on the loop whenever `kicks[i]` is readable, starting soon.
+    /// Calls `serve(state, i)` on the loop whenever `kicks[i]` is written, starting soon.
     pub fn new(events: &Handle, state: S, kicks: &[&EventFd], serve: Serve<S>) -> io::Result<Self> {
         let kicks = kicks.iter().map(|kick| kick.try_clone()).collect::<io::Result<Vec<_>>>()?;
         let state = Arc::new(Mutex::new(Some(state)));
@@ -30,7 +30,7 @@ impl<S: Send + 'static> Served<S> {
         events.run(move |events| {
             for (index, kick) in kicks.into_iter().enumerate() {
                 let shared = Arc::clone(&shared);
-                let added = events.add(kick.as_raw_fd(), EventSet::IN, move |_, _| {
+                let added = events.add(kick.as_raw_fd(), KICKED, move |_, _| {
                     let _open = &kick;
                     if let Some(state) = shared.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                         serve(state, index);

@@ -4,13 +4,12 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_blk as vb;
-use vmm_sys_util::epoll::EventSet;
 
 use super::request::{ID_BYTES, MAX_RANGES};
 use super::worker::QueueWorker;
 use crate::disk::{Image, SECTOR};
 use crate::virtio::device::{ActivateError, Activation, DeviceId, VirtioDevice, read_bytes};
-use crate::virtio::virtqueue::Virtqueue;
+use crate::virtio::virtqueue::{KICKED, Virtqueue};
 use crate::worker::Worker;
 
 /// A disk's serial number, padded with zeros.
@@ -95,9 +94,8 @@ impl VirtioDevice for Block {
             let kick = queue.kick().as_raw_fd();
             let image = Arc::clone(&self.image);
             let mut worker = QueueWorker::new(ram.clone(), queue, image, self.serial, writethrough);
-            let thread = Worker::spawn(&name, move |events| {
-                events.add(kick, EventSet::IN, move |_, _| worker.kicked()).map(|_| ())
-            });
+            let thread =
+                Worker::spawn(&name, move |events| events.add(kick, KICKED, move |_, _| worker.kicked()).map(|_| ()));
             self.workers.push(thread.map_err(|source| ActivateError::Host { what: "block queue thread", source })?);
         }
         Ok(())

@@ -62,22 +62,8 @@ pub struct DiskRange {
     pub unmap: bool,
 }
 
-/// The ranges of one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ranges {
-    list: [DiskRange; MAX_RANGES],
-    count: usize,
-}
-
-impl Ranges {
-    /// Them, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &DiskRange> {
-        self.list[..self.count].iter()
-    }
-}
-
 /// A request that keeps inside the disk and its own buffers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// Fill the data buffers from this offset (bytes).
     Read(u64),
@@ -87,14 +73,14 @@ pub enum Request {
     Flush,
     /// Put the serial number into the data buffers.
     GetId,
-    /// Ranges whose content is no longer needed.
-    Discard(Ranges),
-    /// Ranges to be zero.
-    WriteZeroes(Ranges),
+    /// Ranges whose content is no longer needed, at most [`MAX_RANGES`].
+    Discard(Vec<DiskRange>),
+    /// Ranges to be zero, at most [`MAX_RANGES`].
+    WriteZeroes(Vec<DiskRange>),
 }
 
 /// A chain taken apart.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Parsed {
     /// What is asked for, or the status to refuse it with.
     pub request: Result<Request, Status>,
@@ -215,24 +201,23 @@ fn inside(sector: u64, len: u64, limits: Limits) -> Result<u64, Status> {
     end.map(|_| offset).ok_or(Status::IoError)
 }
 
-fn ranges(data: &Data, limits: Limits, may_unmap: bool) -> Result<Ranges, Status> {
+fn ranges(data: &Data, limits: Limits, may_unmap: bool) -> Result<Vec<DiskRange>, Status> {
     let len = data.readable;
     if len == 0 || !len.is_multiple_of(RANGE) || len > RANGE * MAX_RANGES {
         return Err(Status::IoError);
     }
     let mut bytes = [0; RANGE * MAX_RANGES];
     data.buffers.get(0, &mut bytes[..len]);
-    let mut list = [DiskRange { offset: 0, len: 0, unmap: false }; MAX_RANGES];
-    for (range, raw) in list.iter_mut().zip(bytes[..len].chunks_exact(RANGE)) {
+    let range = |raw: &[u8]| {
         let sector = u64::from_le_bytes(field(raw, 0));
         let flags = u32::from_le_bytes(field(raw, 12));
         if flags & !UNMAP != 0 || flags & UNMAP != 0 && !may_unmap {
             return Err(Status::Unsupported);
         }
         let len = u64::from(u32::from_le_bytes(field(raw, 8))) * SECTOR;
-        *range = DiskRange { offset: inside(sector, len, limits)?, len, unmap: flags & UNMAP != 0 };
-    }
-    Ok(Ranges { list, count: len / RANGE })
+        Ok(DiskRange { offset: inside(sector, len, limits)?, len, unmap: flags & UNMAP != 0 })
+    };
+    bytes[..len].chunks_exact(RANGE).map(range).collect()
 }
 
 /// `N` bytes of a record.

@@ -300,7 +300,7 @@ proptest! {
                     prop_assert!(end(offset, buffers.len() as u64) <= limits.size);
                 }
                 Ok(Request::Discard(ranges) | Request::WriteZeroes(ranges)) => {
-                    for DiskRange { offset, len, .. } in ranges.iter() {
+                    for DiskRange { offset, len, .. } in &ranges {
                         prop_assert!(end(*offset, *len) <= limits.size);
                     }
                 }

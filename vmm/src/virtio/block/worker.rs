@@ -39,7 +39,6 @@ impl QueueWorker {
 
     /// Serves what the driver has queued.
     pub fn kicked(&mut self) {
-        self.queue.acknowledge();
         if self.broken {
             return;
         }

@@ -171,7 +171,6 @@ impl fmt::Debug for Streams {
 
 impl Streams {
     fn receive_kicked(&mut self) {
-        self.receive.acknowledge();
         // Not from here: the backend offers at once, and this state is locked.
         if let Some(backend) = self.backend.clone() {
             self.events.run(move |_| backend.input_ready());
@@ -179,7 +178,6 @@ impl Streams {
     }
 
     fn transmit_kicked(&mut self) {
-        self.transmit.acknowledge();
         let (ram, backend) = (&*self.ram, &self.backend);
         if !self.broken {
             let done = self.transmit.drain(ram, |chain| {

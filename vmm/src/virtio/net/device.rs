@@ -6,14 +6,13 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_net as vn;
-use vmm_sys_util::epoll::EventSet;
 
 use super::receive::{Mode, Receive};
 use super::tap::Tap;
 use super::transmit::Transmit;
 use super::{ETHERNET, HEADER, MAX_PACKET};
 use crate::virtio::device::{ActivateError, Activation, ActiveQueue, DeviceId, VirtioDevice, read_bytes};
-use crate::virtio::virtqueue::Virtqueue;
+use crate::virtio::virtqueue::{KICKED, Virtqueue};
 use crate::worker::Worker;
 
 /// Packets that may be queued each way.
@@ -73,7 +72,7 @@ impl Net {
         let kick = transmit.kick().as_raw_fd();
         let mut transmit = Transmit::new(ram, transmit, Arc::clone(&self.tap));
         let register = move |events: &mut crate::event_loop::EventLoop| {
-            events.add(kick, EventSet::IN, move |_, _| transmit.kicked()).map(|_| ())
+            events.add(kick, KICKED, move |_, _| transmit.kicked()).map(|_| ())
         };
         self.workers.push(Worker::spawn(&format!("tx {}", self.name), register).map_err(host)?);
         Ok(())

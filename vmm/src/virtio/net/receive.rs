@@ -16,7 +16,7 @@ use super::{HEADER, request};
 use crate::event_loop::{EventLoop, Token};
 use crate::memory::GuestRam;
 use crate::memory::guest_buffers::{GuestBuffers, MAX_SEGMENTS};
-use crate::virtio::virtqueue::{Broken, Virtqueue};
+use crate::virtio::virtqueue::{Broken, KICKED, Virtqueue};
 
 /// Packets taken from the tap before other events get their turn.
 const BUDGET: u32 = 64;
@@ -79,14 +79,13 @@ impl Receive {
             packets.lock().unwrap_or_else(PoisonError::into_inner).packets_ready(events, ready);
         })?;
         this.lock().unwrap_or_else(PoisonError::into_inner).watch = Watch::On(token);
-        events.add(kick, EventSet::IN, move |events, _| {
+        events.add(kick, KICKED, move |events, _| {
             this.lock().unwrap_or_else(PoisonError::into_inner).kicked(events);
         })?;
         Ok(())
     }
 
     fn kicked(&mut self, events: &mut EventLoop) {
-        self.queue.acknowledge();
         if let Watch::Off(token) = self.watch
             && events.modify(token, EventSet::IN).is_ok()
         {

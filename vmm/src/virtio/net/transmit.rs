@@ -27,7 +27,6 @@ impl Transmit {
 
     /// Sends what the driver has queued.
     pub fn kicked(&mut self) {
-        self.queue.acknowledge();
         if self.broken {
             return;
         }

@@ -74,7 +74,6 @@ impl VirtioDevice for Rng {
 
 impl Source {
     fn kicked(&mut self) {
-        self.queue.acknowledge();
         if self.broken {
             return;
         }

@@ -64,7 +64,6 @@ impl VirtioDevice for Echo {
         let queue = Virtqueue::new(queues.remove(0), notify);
         let kick = queue.kick().try_clone().unwrap();
         let serve = |(ram, queue): &mut (GuestRam, Virtqueue), _| {
-            queue.acknowledge();
             queue.drain(ram, |_| Ok(7)).unwrap();
         };
         self.live = Some(crate::virtio::served::Served::new(&events, (ram, queue), &[&kick], serve).unwrap());
