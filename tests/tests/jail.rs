@@ -1,16 +1,20 @@
-//! The launcher and the jail, from outside, with the probe. Needs root, but neither KVM nor a node.
+//! The launcher and the jail, from outside, with the probe. Needs root and a KVM, but no node.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use vireo_tests::jail::launched;
 
-/// The probe is an example of the `vmm` crate: beside the folder of this test.
-fn probe() -> PathBuf {
+/// A binary of the `vmm` crate, which is built beside this test.
+fn built(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("own path");
-    let probe = exe.ancestors().nth(2).expect("target folder").join("examples/jail_probe");
-    assert!(probe.exists(), "{} is missing: cargo build -p vireo-vmm --example jail_probe", probe.display());
-    probe
+    let binary = exe.ancestors().nth(2).expect("target folder").join(name);
+    assert!(binary.exists(), "{} is missing: cargo build -p vireo-vmm --bins --examples", binary.display());
+    binary
+}
+
+fn probe() -> PathBuf {
+    built("examples/jail_probe")
 }
 
 #[test]
@@ -36,6 +40,11 @@ fn drop_kills_and_reaps() {
 #[test]
 fn kill_is_seen() {
     launched::kill_is_seen(&probe()).unwrap();
+}
+
+#[test]
+fn a_machine_runs_jailed() {
+    launched::a_machine_runs_jailed(&built("vireo-vmm")).unwrap();
 }
 
 #[test]

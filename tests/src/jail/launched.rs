@@ -2,15 +2,19 @@
 //! taken over by its guest.
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use vireo_shim::launch::{ExitStatus, Launch, Vmm, launch};
-use vireo_vmm::config::{BootConfig, ConsoleKind, FdIndex, JailConfig, MachineConfig, MemoryConfig};
+use vireo_vmm::config::{
+    BootConfig, ConsoleKind, DiskConfig, FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig,
+};
 use vireo_vmm::control::client::Received;
-use vireo_vmm::control::message::Event;
+use vireo_vmm::control::message::{Command, End, Event};
 
 use super::{descriptors, observe};
 
@@ -32,8 +36,15 @@ pub fn start(binary: &Path, act: &str, fds: Vec<OwnedFd>) -> Result<Vmm> {
 
 fn start_in(binary: &Path, act: &str, fds: Vec<OwnedFd>, cgroup: Option<&File>) -> Result<Vmm> {
     let binary = File::open(binary).with_context(|| format!("open {}", binary.display()))?;
-    let machine = MachineConfig {
-        name: act.to_owned(),
+    let machine = machine(act);
+    let cgroup = cgroup.map(AsFd::as_fd);
+    Ok(launch(Launch { vmm: &binary, cgroup, oom_score_adj: Some(500), machine, fds, jail: Some(JAIL) })?)
+}
+
+/// A machine of which only the name counts.
+fn machine(name: &str) -> MachineConfig {
+    MachineConfig {
+        name: name.to_owned(),
         kvm: FdIndex(0),
         vcpus: 1,
         memory: MemoryConfig { size: 64 << 20, hugepages: None },
@@ -42,9 +53,7 @@ fn start_in(binary: &Path, act: &str, fds: Vec<OwnedFd>, cgroup: Option<&File>) 
         nics: Vec::new(),
         rng: false,
         console: ConsoleKind::Serial,
-    };
-    let cgroup = cgroup.map(AsFd::as_fd);
-    Ok(launch(Launch { vmm: &binary, cgroup, oom_score_adj: Some(500), machine, fds, jail: Some(JAIL) })?)
+    }
 }
 
 fn ready(vmm: &Vmm) -> Result<()> {
@@ -173,6 +182,50 @@ pub fn dies_with_its_launcher(mut launcher: std::process::Command) -> Result<()>
     launcher.wait()?;
     ensure!(alive == Some(true), "no VMM was started");
     gone(&output.into_inner().into())
+}
+
+/// A real machine with every device runs in its jail, through resets, to its end. Needs KVM and `/dev/net/tun`.
+pub fn a_machine_runs_jailed(vmm: &Path) -> Result<()> {
+    let (machine, fds) = machine_with_everything()?;
+    let binary = File::open(vmm).with_context(|| format!("open {}", vmm.display()))?;
+    let vmm = launch(Launch { vmm: &binary, cgroup: None, oom_score_adj: None, machine, fds, jail: Some(JAIL) })?;
+    ready(&vmm)?;
+    let (mut console, theirs) = UnixStream::pair()?;
+    console.set_read_timeout(Some(LIMIT))?;
+    vmm.control.send(&Command::AttachConsole, &[theirs.as_fd()])?;
+    vmm.control.send(&Command::Start, &[])?;
+    for typed in [b"r", b"r", b"x"] {
+        let event = vmm.control.wait(LIMIT)?;
+        let runs = matches!(event, Received::Message(Event::Started { .. } | Event::Rebooted));
+        ensure!(runs, "{event:?} {:?}: {}", vmm.wait(Duration::ZERO), log(&vmm));
+        console.read_exact(&mut [0]).with_context(|| format!("the guest's prompt: {:?}", vmm.reap()))?;
+        let broken: Vec<_> = observe(vmm.pid.as_raw(), JAIL.uid, JAIL.gid)?.into_iter().filter(|f| !f.kept).collect();
+        ensure!(broken.is_empty(), "{broken:#?}");
+        console.write_all(typed)?;
+    }
+    let event = vmm.control.wait(LIMIT)?;
+    ensure!(event == Received::Message(Event::Ended(End::PowerOff)), "{event:?}: {}", log(&vmm));
+    let status = vmm.wait(LIMIT);
+    ensure!(status == Some(ExitStatus::Exited(0)), "{status:?}: {}", log(&vmm));
+    Ok(())
+}
+
+fn machine_with_everything() -> Result<(MachineConfig, Vec<OwnedFd>)> {
+    let kvm = File::options().read(true).write(true).open("/dev/kvm").context("/dev/kvm")?;
+    let disk = tempfile::tempfile()?;
+    disk.set_len(1 << 20)?;
+    let tap = vireo_vmm::tap::open_tap(&format!("vjail{}", std::process::id() % 1_000_000))?;
+    let disk_config = DiskConfig { name: "root".into(), image: FdIndex(2), readonly: false, serial: None };
+    let nic_config = NicConfig { name: "default".into(), tap: FdIndex(3), mac: [0x52, 0x54, 0, 1, 2, 3], mtu: None };
+    let machine = MachineConfig {
+        vcpus: 2,
+        disks: vec![disk_config],
+        nics: vec![nic_config],
+        rng: true,
+        boot: BootConfig::Kernel { kernel: FdIndex(1), initrd: None, cmdline: String::new() },
+        ..machine("prompt")
+    };
+    Ok((machine, vec![kvm.into(), super::guest::prompt()?.into(), disk.into(), tap.into()]))
 }
 
 /// A binary that is none is refused by what failed, and leaves no process.

@@ -3,6 +3,7 @@
 //! [`observe`] looks at any VMM from outside; [`launched`] has proofs that start one of their own. Both work on a host and in
 //! a node alike, as root.
 
+pub mod guest;
 pub mod launched;
 
 use std::collections::BTreeMap;
