@@ -13,6 +13,7 @@ pub mod cri;
 pub mod debian;
 pub mod guest;
 pub mod jail;
+pub mod layers;
 pub mod node;
 pub mod progress;
 pub mod scenarios;

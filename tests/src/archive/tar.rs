@@ -24,6 +24,11 @@ impl Tar {
         self.entry(path, b'2', 0o777, &[], target);
     }
 
+    /// A named pipe.
+    pub fn fifo(&mut self, path: &str) {
+        self.entry(path, b'6', 0o644, &[], "");
+    }
+
     /// The archive, with its two empty blocks at the end.
     pub fn finish(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 2 * BLOCK, 0);

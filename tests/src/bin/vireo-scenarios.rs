@@ -1,27 +1,56 @@
-//! Scenarios.
-use vireo_tests::cri::{Cri, v1};
-fn main() -> anyhow::Result<()> {
-    let mut cri = Cri::connect()?;
-    println!("{:?}", cri.version(v1::VersionRequest::default())?);
-    let config = v1::PodSandboxConfig {
-        metadata: Some(v1::PodSandboxMetadata {
-            name: "a".into(),
-            uid: "u".into(),
-            namespace: "default".into(),
-            attempt: 0,
-        }),
-        log_directory: "/tmp/logs".into(),
-        linux: Some(v1::LinuxPodSandboxConfig { cgroup_parent: "/kubepods/poda".into(), ..Default::default() }),
-        ..Default::default()
+//! Runs scenarios inside a node.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use vireo_tests::scenarios::{self, Selection};
+
+/// Runs scenarios inside a node.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Name the scenarios.
+    List,
+    /// Run them.
+    Run {
+        /// 1.6 or 1.7.
+        #[arg(long, default_value = "1.7")]
+        containerd: String,
+        /// Leave out those that have nothing to do with containerd.
+        #[arg(long)]
+        containerd_only: bool,
+        /// Only those whose name has this in it.
+        #[arg(long)]
+        only: Option<String>,
+    },
+    /// Only install Vireo and start containerd.
+    Provision {
+        /// 1.6 or 1.7.
+        #[arg(long, default_value = "1.7")]
+        containerd: String,
+    },
+}
+
+fn main() -> Result<ExitCode> {
+    let good = match Arguments::parse().action {
+        Action::List => {
+            scenarios::list();
+            true
+        }
+        Action::Run { containerd, containerd_only, only } => {
+            scenarios::run(&Selection { containerd, containerd_only, only })?
+        }
+        Action::Provision { containerd } => {
+            scenarios::provision(&containerd)?;
+            true
+        }
     };
-    let pod = cri
-        .run_pod_sandbox(v1::RunPodSandboxRequest { config: Some(config), runtime_handler: "".into() })?
-        .pod_sandbox_id;
-    println!(
-        "{:?}",
-        cri.pod_sandbox_status(v1::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: false })?
-    );
-    println!("{:?}", cri.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: pod.clone() })?);
-    println!("{:?}", cri.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: pod.clone() })?);
-    Ok(())
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

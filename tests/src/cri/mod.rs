@@ -10,6 +10,8 @@ pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
+pub mod attach;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -80,6 +82,8 @@ calls! {
     container_status(ContainerStatusRequest) -> ContainerStatusResponse;
     /// A container's usage.
     container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+    /// Where to reach a container's console.
+    attach(AttachRequest) -> AttachResponse;
     /// Reopens a container's log after its rotation.
     reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     /// Runs a command in a container.

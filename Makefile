@@ -1,0 +1,43 @@
+# Vireo: what one types. Long steps say what they do and how long it took.
+
+TARGET := target/x86_64-unknown-linux-gnu
+TOOLS := $(TARGET)/debug
+PRODUCT := -p vireo-vmm -p vireo-shim -p vireo-node-setup
+LAYER ?= all
+ONLY ?=
+
+.PHONY: help demo test bench check clean setup product tools
+
+help:
+	@echo 'make demo            boot a virtual node and run a VM pod in it (KEEP=1 leaves the node up)'
+	@echo 'make test            every test layer; LAYER=unit|machine|node|cluster runs one, ONLY=text the scenarios so named'
+	@echo 'make check           format and lints'
+	@echo 'make bench           side by side with QEMU in one node'
+	@echo 'make clean           what was built here; built images stay in ~/.cache/vireo'
+
+# What building and virtual nodes need on a Debian 12.
+setup:
+	@tests/setup.sh
+
+product: setup
+	@echo '==> building Vireo (release)'
+	@cargo build --release $(PRODUCT)
+
+tools: setup
+	@echo '==> building the test tools'
+	@cargo build -p vireo-tests
+
+demo: product tools
+	@$(TOOLS)/vireo-demo $(if $(KEEP),--keep)
+
+# The layers that boot nodes use the release build.
+test: $(if $(filter unit machine cluster,$(LAYER)),setup,product) tools
+	@$(TOOLS)/vireo-test $(LAYER) $(if $(ONLY),--only '$(ONLY)')
+
+check: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+	@if cargo deny --version > /dev/null 2>&1; then cargo deny check; else echo 'cargo deny is not installed: licences and advisories were not checked'; fi
+
+clean:
+	cargo clean

@@ -1,0 +1,46 @@
+#!/bin/bash
+# Installs what building Vireo and booting virtual nodes need on Debian 12 and later; says so if it can't.
+set -eu
+
+packages=(
+    gcc libc6-dev         # linking
+    qemu-system-x86       # virtual nodes
+    e2fsprogs             # their disks
+    xz-utils              # the kernel's packed image
+    util-linux
+    debian-archive-keyring
+    mmdebstrap fdisk dosfstools mtools # the full Debian guest
+)
+missing=()
+for package in "${packages[@]}"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null)" = installed ] || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" != 0 ]; then
+        echo "Missing Debian packages: ${missing[*]}" >&2
+        echo "Install them as root: apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "==> installing ${missing[*]}"
+    begin=$SECONDS
+    log=$(mktemp)
+    if ! (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${missing[@]}") \
+        < /dev/null > "$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        echo "apt-get failed; its output is in $log" >&2
+        exit 1
+    fi
+    rm -f "$log"
+    echo "    done in $((SECONDS - begin)) s"
+fi
+
+wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
+if ! command -v cargo > /dev/null; then
+    echo "Rust $wanted or later is needed, with cargo, and Debian 12 has none so new: see https://rustup.rs" >&2
+    exit 1
+fi
+found=$(rustc --version | cut -d' ' -f2)
+if [ "$(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1)" != "$wanted" ]; then
+    echo "Rust $wanted or later is needed; this is $found: see https://rustup.rs" >&2
+    exit 1
+fi

@@ -1,0 +1,42 @@
+//! Runs test layers and says, a line each, how they went.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use vireo_tests::layers::{Layer, Tally};
+
+/// Runs test layers and says, a line each, how they went.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// unit, machine, node, cluster, or all.
+    #[arg(default_value = "all")]
+    layer: String,
+    /// Only the scenarios whose name has this in it (node layer).
+    #[arg(long)]
+    only: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let layers: Vec<Layer> =
+        Layer::ALL.into_iter().filter(|layer| ["all", layer.name()].contains(&arguments.layer.as_str())).collect();
+    if layers.is_empty() {
+        eprintln!("{}: no such layer; unit, machine, node, cluster or all is needed", arguments.layer);
+        return ExitCode::FAILURE;
+    }
+    let mut lines = Vec::new();
+    let mut failed = false;
+    for layer in layers {
+        println!("\n==> layer {}", layer.name());
+        let tally = layer.run(arguments.only.as_deref()).unwrap_or_else(|error| Tally {
+            failed: 1,
+            why: vec![format!("{error:#}")],
+            ..Tally::default()
+        });
+        failed |= tally.failed > 0;
+        lines.push(format!("{}: {tally}", layer.name()));
+    }
+    println!("\n{}", lines.join("\n"));
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

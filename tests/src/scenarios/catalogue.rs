@@ -1,0 +1,18 @@
+//! Every scenario, in the order in which they run.
+
+use super::{Scenario, boots, churn, deaths, endings, jail, network, refusals, run_command};
+
+/// Every scenario.
+pub fn all() -> Vec<Scenario> {
+    [
+        boots::SCENARIOS,
+        network::SCENARIOS,
+        jail::SCENARIOS,
+        endings::SCENARIOS,
+        deaths::SCENARIOS,
+        refusals::SCENARIOS,
+        run_command::SCENARIOS,
+        churn::SCENARIOS,
+    ]
+    .concat()
+}

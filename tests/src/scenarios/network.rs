@@ -1,0 +1,35 @@
+//! The guest is where its pod is.
+
+use anyhow::{Result, ensure};
+
+use super::{
+    Bench, Scenario,
+    eventually::LIMIT,
+    pod::{PROMPT, PodSpec},
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::each("guest_answers_on_the_pod_s_address", answers),
+    Scenario::each("guest_reaches_out_through_the_pod", reaches_out),
+];
+
+fn answers(bench: &mut Bench) -> Result<()> {
+    let pod = bench.boot(PodSpec::guest())?;
+    ensure!(pod.http("/")?.starts_with("hello from"), "something else answers on {}", pod.ip);
+    pod.remove(bench)
+}
+
+fn reaches_out(bench: &mut Bench) -> Result<()> {
+    let first = bench.boot(PodSpec::guest())?;
+    let mut second = bench.pod(PodSpec::guest())?;
+    second.create(bench)?;
+    second.start(bench)?;
+    let mut console = second.attach(bench)?;
+    console.wait_for(PROMPT, LIMIT)?;
+    // From guest to guest: out of one pod, into the other.
+    console.send(&format!("wget -q -T 10 -O - http://{}/cmdline; echo status $?\n", first.ip))?;
+    let answer = console.wait_for("status 0", LIMIT)?;
+    ensure!(answer.contains("console=ttyS0"), "{answer}");
+    second.remove(bench)?;
+    first.remove(bench)
+}

@@ -1,0 +1,320 @@
+//! A pod with one container, made as the kubelet makes it.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tonic::Status;
+
+use super::{
+    Bench,
+    eventually::{LIMIT, eventually},
+};
+use crate::{
+    cri::{attach::Attached, v1},
+    guest::images::CONTAINER_DISK,
+};
+
+/// Where the pods' cgroups are.
+pub const CGROUPS: &str = "/sys/fs/cgroup/kubepods";
+/// Where the pods' logs are.
+pub const LOGS: &str = "/var/log/pods";
+/// What the fast guest prints when it serves.
+pub const UP: &str = "GUEST-UP";
+/// What the fast guest then waits with.
+pub const PROMPT: &str = "vireo-guest# ";
+
+const MIB: i64 = 1 << 20;
+
+/// What a pod is made from.
+#[derive(Debug, Clone)]
+pub struct PodSpec {
+    /// containerd's name of the runtime; empty for the default one.
+    pub handler: String,
+    /// The container's image.
+    pub image: String,
+    /// The pod's annotations.
+    pub annotations: HashMap<String, String>,
+    /// The container's memory limit, bytes; 0 for none.
+    pub memory_limit: i64,
+    /// The container's CPU limit in thousandths; 0 for none.
+    pub cpu_limit: i64,
+    /// Whether the container has a terminal.
+    pub tty: bool,
+    /// The container's user.
+    pub user: Option<i64>,
+    /// Program of a container that is no VM.
+    pub command: Vec<String>,
+}
+
+impl PodSpec {
+    /// The fast guest's containerDisk, sized by the container's limits.
+    pub fn guest() -> Self {
+        Self {
+            handler: "vireo".to_owned(),
+            image: CONTAINER_DISK.to_owned(),
+            annotations: HashMap::new(),
+            memory_limit: 256 * MIB,
+            cpu_limit: 1000,
+            tty: true,
+            user: None,
+            command: Vec::new(),
+        }
+    }
+
+    /// The fast guest, described by a VMI spec.
+    pub fn described(vmi: &Value) -> Self {
+        let annotations = HashMap::from([("vireo.dev/vmi".to_owned(), vmi.to_string())]);
+        // The limit covers the VMM too: a VMI's pod asks for the guest's memory and the overhead.
+        Self { annotations, memory_limit: 320 * MIB, ..Self::guest() }
+    }
+}
+
+/// The fast guest as a VMI spec, its kernel's command line ending with `arguments`.
+pub fn vmi(arguments: &str) -> Value {
+    json!({
+        "domain": {
+            "cpu": {"cores": 1},
+            "memory": {"guest": "256Mi"},
+            "firmware": {"kernelBoot": {
+                "kernelArgs": format!("console=ttyS0 quiet ip=10.0.2.2::10.0.2.1:255.255.255.0::eth0:off {arguments}"),
+                "container": {"image": CONTAINER_DISK, "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd.img"},
+            }},
+            "devices": {
+                "disks": [{"name": "root", "disk": {"bus": "virtio"}}],
+                "interfaces": [{"name": "default", "masquerade": {}}],
+                "rng": {},
+            },
+        },
+        "networks": [{"name": "default", "pod": {}}],
+        "volumes": [{"name": "root", "containerDisk": {"image": CONTAINER_DISK}}],
+    })
+}
+
+/// A pod. The runner removes what a failed scenario leaves.
+#[derive(Debug)]
+pub struct Pod {
+    /// The sandbox's id.
+    pub sandbox: String,
+    /// The container's id, once created.
+    pub container: String,
+    /// The pod's address.
+    pub ip: String,
+    spec: PodSpec,
+    config: v1::PodSandboxConfig,
+    name: String,
+}
+
+impl Pod {
+    /// Makes the sandbox.
+    pub(super) fn new(bench: &mut Bench, spec: PodSpec, number: u32) -> Result<Self> {
+        let name = format!("pod-{number}");
+        // The kubelet makes the pod's cgroup and its log folder.
+        let cgroup = Path::new(CGROUPS).join(&name);
+        fs::create_dir_all(&cgroup)?;
+        for folder in [Path::new(CGROUPS), &cgroup] {
+            fs::write(folder.join("cgroup.subtree_control"), "+cpu +cpuset +io +memory +pids +hugetlb")
+                .with_context(|| format!("delegate controllers to {}", folder.display()))?;
+        }
+        let logs = format!("{LOGS}/{name}");
+        fs::create_dir_all(&logs)?;
+        let config = v1::PodSandboxConfig {
+            metadata: Some(v1::PodSandboxMetadata {
+                name: name.clone(),
+                uid: format!("uid-{number}"),
+                namespace: "default".to_owned(),
+                attempt: 0,
+            }),
+            hostname: name.clone(),
+            log_directory: logs,
+            annotations: spec.annotations.clone(),
+            linux: Some(v1::LinuxPodSandboxConfig {
+                cgroup_parent: format!("/kubepods/{name}"),
+                ..v1::LinuxPodSandboxConfig::default()
+            }),
+            ..v1::PodSandboxConfig::default()
+        };
+        let request = v1::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: spec.handler.clone() };
+        let sandbox = bench.cri().run_pod_sandbox(request)?.pod_sandbox_id;
+        let request = v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
+        let status = bench.cri().pod_sandbox_status(request)?.status.context("a pod has a status")?;
+        let ip = status.network.unwrap_or_default().ip;
+        Ok(Self { sandbox, container: String::new(), ip, spec, config, name })
+    }
+
+    /// Creates the container; its error is what the kubelet shows.
+    pub fn create(&mut self, bench: &mut Bench) -> Result<(), Status> {
+        let config = v1::ContainerConfig {
+            metadata: Some(v1::ContainerMetadata { name: "compute".to_owned(), attempt: 0 }),
+            image: Some(v1::ImageSpec { image: self.spec.image.clone() }),
+            command: self.spec.command.clone(),
+            log_path: "compute.log".to_owned(),
+            stdin: true,
+            tty: self.spec.tty,
+            linux: Some(v1::LinuxContainerConfig {
+                resources: Some(v1::LinuxContainerResources {
+                    cpu_period: 100_000,
+                    cpu_quota: self.spec.cpu_limit * 100,
+                    memory_limit_in_bytes: self.spec.memory_limit,
+                    ..v1::LinuxContainerResources::default()
+                }),
+                security_context: self.spec.user.map(|user| v1::LinuxContainerSecurityContext {
+                    run_as_user: Some(v1::Int64Value { value: user }),
+                    ..v1::LinuxContainerSecurityContext::default()
+                }),
+            }),
+            ..v1::ContainerConfig::default()
+        };
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: self.sandbox.clone(),
+            config: Some(config),
+            sandbox_config: Some(self.config.clone()),
+        };
+        self.container = bench.cri().create_container(request)?.container_id;
+        Ok(())
+    }
+
+    /// Starts the container.
+    pub fn start(&self, bench: &mut Bench) -> Result<(), Status> {
+        bench.cri().start_container(v1::StartContainerRequest { container_id: self.container.clone() }).map(drop)
+    }
+
+    /// Stops the container: the power button, then, after `grace` seconds, the axe.
+    pub fn stop(&self, bench: &mut Bench, grace: i64) -> Result<(), Status> {
+        let request = v1::StopContainerRequest { container_id: self.container.clone(), timeout: grace };
+        bench.cri().stop_container(request).map(drop)
+    }
+
+    /// Stops and removes the pod.
+    pub fn remove(self, bench: &mut Bench) -> Result<()> {
+        let id = self.sandbox;
+        bench.cri().stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: id.clone() })?;
+        bench.cri().remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: id })?;
+        forget(&self.name)
+    }
+
+    /// The container's state and exit.
+    pub fn status(&self, bench: &mut Bench) -> Result<v1::ContainerStatus> {
+        let request = v1::ContainerStatusRequest { container_id: self.container.clone(), verbose: false };
+        bench.cri().container_status(request)?.status.context("a container has a status")
+    }
+
+    /// Waits until the container has exited.
+    pub fn wait_exit(&self, bench: &mut Bench) -> Result<v1::ContainerStatus> {
+        eventually("the container's exit", LIMIT, || {
+            let status = self.status(bench)?;
+            Ok((status.state() == v1::ContainerState::ContainerExited).then_some(status))
+        })
+    }
+
+    /// Everything on the console so far, from the container's log.
+    pub fn console(&self) -> Result<String> {
+        let bytes = fs::read(self.log())?;
+        // <time> <stream> <F|P> <text>: P is a part of a line.
+        let mut text = String::new();
+        for line in String::from_utf8_lossy(&bytes).lines() {
+            let mut fields = line.splitn(4, ' ').skip(2);
+            let (tag, content) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+            text += content;
+            if tag.starts_with('F') {
+                text.push('\n');
+            }
+        }
+        Ok(text)
+    }
+
+    /// The container's log, as the kubelet reads it.
+    pub fn log(&self) -> PathBuf {
+        Path::new(LOGS).join(&self.name).join("compute.log")
+    }
+
+    /// Waits for a text on the console, and returns the line that it is in.
+    pub fn wait_console(&self, bench: &mut Bench, text: &str) -> Result<String> {
+        let result = eventually(&format!("{text:?} on the console"), LIMIT, || {
+            let console = self.console()?;
+            if let Some(line) = console.lines().find(|line| line.contains(text)) {
+                return Ok(Some(line.to_owned()));
+            }
+            let status = self.status(bench)?;
+            ensure!(
+                status.state() != v1::ContainerState::ContainerExited,
+                "{text:?}: the container has exited with {}: {}",
+                status.exit_code,
+                status.message
+            );
+            Ok(None)
+        });
+        result.with_context(|| format!("the console:\n{}", self.console().unwrap_or_default()))
+    }
+
+    /// Attaches to the console.
+    pub fn attach(&self, bench: &mut Bench) -> Result<Attached> {
+        let request = v1::AttachRequest {
+            container_id: self.container.clone(),
+            stdin: true,
+            tty: self.spec.tty,
+            stdout: true,
+            stderr: !self.spec.tty,
+        };
+        let url = bench.cri().attach(request)?.url;
+        Attached::connect(&url)
+    }
+
+    /// The pids of the container's processes.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        let file = self.cgroup().join("cgroup.procs");
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        Ok(text.lines().flat_map(str::parse).collect())
+    }
+
+    /// The container's cgroup.
+    pub fn cgroup(&self) -> PathBuf {
+        Path::new(CGROUPS).join(&self.name).join(&self.container)
+    }
+
+    /// The VMM.
+    pub fn vmm(&self) -> Result<u32> {
+        self.pids()?
+            .into_iter()
+            .find(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "vireo-vmm"))
+            .context("there is no vireo-vmm in the container's cgroup")
+    }
+
+    /// The shim.
+    pub fn shim(&self) -> Result<u32> {
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            if line.contains("containerd-shim-vireo-v2") && line.contains(&self.sandbox) {
+                return Ok(pid);
+            }
+        }
+        anyhow::bail!("there is no shim of pod {}", self.sandbox)
+    }
+
+    /// What the guest answers to an HTTP request on the pod's address.
+    pub fn http(&self, path: &str) -> Result<String> {
+        let url = format!("http://{}{path}", self.ip);
+        eventually(&format!("an answer from {url}"), LIMIT, || {
+            Ok(super::shell::output(["busybox", "wget", "-q", "-T", "5", "-O", "-", &url]).ok())
+        })
+    }
+}
+
+/// Removes what the kubelet would have made for a pod. A cgroup that the runtime left in it makes this fail.
+pub(super) fn forget(name: &str) -> Result<()> {
+    let cgroup = Path::new(CGROUPS).join(name);
+    if cgroup.exists() {
+        // The kernel empties a cgroup a moment after its last process is gone.
+        eventually(&format!("{}: to be empty", cgroup.display()), Duration::from_secs(10), || {
+            Ok(fs::remove_dir(&cgroup).is_ok().then_some(()))
+        })?;
+    }
+    fs::remove_dir_all(Path::new(LOGS).join(name)).context("remove the pod's logs")
+}

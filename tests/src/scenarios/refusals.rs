@@ -1,0 +1,124 @@
+//! What can't run is refused with one clear error, where the user sees it.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    Bench, Scenario,
+    pod::{PodSpec, vmi},
+    shell,
+};
+use crate::archive::{oci::Image, tar::Tar};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::each("malformed_annotation_is_refused", malformed_annotation),
+    Scenario::each("unknown_field_is_refused", unknown_field),
+    Scenario::each("absurd_sizes_are_refused", absurd_sizes),
+    Scenario::each("missing_kernel_is_refused", missing_kernel),
+    Scenario::each("image_without_a_disk_is_refused", no_disk),
+    Scenario::each("image_with_two_disks_is_refused", two_disks),
+    Scenario::each("disk_that_is_no_file_is_refused", odd_disks),
+    Scenario::each("node_without_kvm_is_refused", no_kvm),
+];
+
+/// Runs a pod that must be refused; the error has each of `words` in it.
+fn refused(bench: &mut Bench, spec: PodSpec, words: &[&str]) -> Result<()> {
+    let mut pod = bench.pod(spec)?;
+    let result = pod.create(bench).and_then(|()| pod.start(bench));
+    let Err(error) = result else { bail!("it was taken, though {words:?} is expected") };
+    let text = error.message();
+    for word in words {
+        ensure!(text.contains(word), "the error does not say {word:?}: {text}");
+    }
+    ensure!(!text.trim().contains('\n'), "the error has more than one line: {text}");
+    pod.remove(bench)
+}
+
+fn malformed_annotation(bench: &mut Bench) -> Result<()> {
+    let mut spec = PodSpec::guest();
+    spec.annotations.insert("vireo.dev/vmi".to_owned(), "{\"domain\": ".to_owned());
+    refused(bench, spec, &["vireo.dev/vmi"])
+}
+
+fn unknown_field(bench: &mut Bench) -> Result<()> {
+    let mut spec = vmi("");
+    spec["domain"]["devices"]["sound"] = json!({"name": "audio"});
+    refused(bench, PodSpec::described(&spec), &["domain.devices.sound"])?;
+    let mut spec = vmi("");
+    spec["domain"]["cpus"] = 1.into();
+    refused(bench, PodSpec::described(&spec), &["domain.cpus"])
+}
+
+fn absurd_sizes(bench: &mut Bench) -> Result<()> {
+    let cases: [(&str, Value, &str); 5] = [
+        ("/domain/cpu/cores", 0.into(), "domain.cpu"),
+        ("/domain/cpu/cores", 100_000.into(), "cpu"),
+        ("/domain/memory/guest", "0".into(), "memory"),
+        ("/domain/memory/guest", "12Pi".into(), "memory"),
+        ("/domain/memory/guest", "much".into(), "memory"),
+    ];
+    for (path, value, word) in cases {
+        let mut spec = vmi("");
+        *spec.pointer_mut(path).context("the spec has the field")? = value.clone();
+        refused(bench, PodSpec::described(&spec), &[word]).with_context(|| format!("{path} = {value}"))?;
+    }
+    Ok(())
+}
+
+fn missing_kernel(bench: &mut Bench) -> Result<()> {
+    let mut spec = vmi("");
+    spec["domain"]["firmware"]["kernelBoot"]["container"]["kernelPath"] = "/boot/nothing".into();
+    refused(bench, PodSpec::described(&spec), &["kernelPath", "/boot/nothing"])
+}
+
+/// A pod whose image has this layer.
+fn with_image(bench: &mut Bench, layer: Tar, words: &[&str]) -> Result<()> {
+    const NAME: &str = "docker.io/library/odd:1";
+    let file = "/run/odd-image.tar";
+    fs::write(file, Image { reference: NAME, command: &["/none"], layer }.pack())?;
+    shell::output(["ctr", "-n", "k8s.io", "images", "import", file])?;
+    fs::remove_file(file)?;
+    let result = refused(bench, PodSpec { image: NAME.to_owned(), ..PodSpec::guest() }, words);
+    shell::output(["ctr", "-n", "k8s.io", "images", "rm", "--sync", NAME])?;
+    result
+}
+
+fn no_disk(bench: &mut Bench) -> Result<()> {
+    let mut layer = Tar::default();
+    layer.directory("etc");
+    with_image(bench, layer, &["/disk"])
+}
+
+fn two_disks(bench: &mut Bench) -> Result<()> {
+    let mut layer = Tar::default();
+    layer.directory("disk");
+    layer.file("disk/one.img", 0o644, &[0; 4096]);
+    layer.file("disk/two.img", 0o644, &[0; 4096]);
+    with_image(bench, layer, &["/disk", "2"])
+}
+
+fn odd_disks(bench: &mut Bench) -> Result<()> {
+    const IMAGE: &str = "disk/disk.img";
+    for word in ["directory", "symbolic link", "FIFO", "empty"] {
+        let mut layer = Tar::default();
+        layer.directory("disk");
+        match word {
+            "directory" => layer.directory(IMAGE),
+            "symbolic link" => layer.symlink(IMAGE, "/etc/passwd"),
+            "FIFO" => layer.fifo(IMAGE),
+            _ => layer.file(IMAGE, 0o644, &[]),
+        }
+        with_image(bench, layer, &[word]).with_context(|| format!("disk image: {word}"))?;
+    }
+    Ok(())
+}
+
+fn no_kvm(bench: &mut Bench) -> Result<()> {
+    let (here, away) = (Path::new("/dev/kvm"), Path::new("/dev/kvm.away"));
+    fs::rename(here, away)?;
+    let result = refused(bench, PodSpec::guest(), &["/dev/kvm"]);
+    fs::rename(away, here)?;
+    result
+}

@@ -1,0 +1,101 @@
+//! `vireo run`: a VirtualMachine with no containerd at all.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::json;
+
+use super::{Bench, Scenario, eventually::LIMIT, pod::PROMPT};
+
+pub(super) const SCENARIOS: &[Scenario] =
+    &[Scenario::once("vireo_run_boots_a_kernel", boots), Scenario::once("vireo_run_refuses_a_missing_kernel", refuses)];
+
+/// A manifest with the fast guest's kernel, and the file that it is in.
+fn manifest(kernel: &str) -> Result<String> {
+    let path = "/run/vireo-run.json";
+    let machine = json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": "local"},
+        "spec": {"runStrategy": "Always", "template": {"spec": {
+            "domain": {
+                "cpu": {"cores": 1},
+                "memory": {"guest": "256Mi"},
+                "firmware": {"kernelBoot": {
+                    "kernelArgs": "console=ttyS0 quiet",
+                    "container": {"kernelPath": kernel, "initrdPath": "/vireo/guest/initrd"},
+                }},
+                "devices": {},
+            },
+        }}},
+    });
+    // JSON is YAML.
+    fs::write(path, machine.to_string())?;
+    Ok(path.to_owned())
+}
+
+fn boots(_: &mut Bench) -> Result<()> {
+    let path = manifest("/vireo/guest/vmlinuz")?;
+    let mut vireo = Command::new("vireo")
+        .args(["run", &path])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("run vireo")?;
+    let result = talk(&mut vireo);
+    // A test that failed must not leave it; one that passed has waited for it.
+    let _ = vireo.kill();
+    let output = vireo.wait_with_output()?;
+    fs::remove_file(path)?;
+    result.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Waits for the prompt, powers the guest off and checks the exit code.
+fn talk(vireo: &mut Child) -> Result<()> {
+    let mut output = vireo.stdout.take().context("piped")?;
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = vec![0; 4096];
+        while let Ok(length @ 1..) = output.read(&mut buffer) {
+            if sender.send(buffer[..length].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    let end = Instant::now() + LIMIT;
+    let mut console = Vec::new();
+    let mut asked = false;
+    loop {
+        match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(bytes) => console.extend(bytes),
+            Err(mpsc::RecvTimeoutError::Disconnected) if asked => break,
+            Err(error) => bail!("{error}; the console:\n{}", String::from_utf8_lossy(&console)),
+        }
+        if !asked && String::from_utf8_lossy(&console).contains(PROMPT) {
+            vireo.stdin.as_mut().context("piped")?.write_all(b"act poweroff\n")?;
+            asked = true;
+        }
+    }
+    let status = vireo.wait()?;
+    ensure!(status.success(), "vireo ended with {status} after the guest's power-off");
+    Ok(())
+}
+
+fn refuses(_: &mut Bench) -> Result<()> {
+    let path = manifest("/vireo/guest/nothing")?;
+    let output = Command::new("vireo").args(["run", &path]).stdin(Stdio::null()).output().context("run vireo")?;
+    fs::remove_file(path)?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success(), "it was taken");
+    ensure!(text.contains("/vireo/guest/nothing"), "the error does not name the file: {text}");
+    ensure!(text.trim().lines().count() == 1, "the error has more than one line: {text}");
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Runs scenarios one by one and says how each went.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Bench, Scenario, Under, catalogue, leftovers::Leftovers, pod, shell};
+use crate::cri::v1;
+
+/// Which scenarios run.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// The version of containerd.
+    pub containerd: String,
+    /// Leave out those that have nothing to do with it.
+    pub containerd_only: bool,
+    /// Only those whose name has this in it.
+    pub only: Option<String>,
+}
+
+impl Selection {
+    fn takes(&self, scenario: &Scenario) -> bool {
+        self.only.as_deref().is_none_or(|only| scenario.name.contains(only))
+            && (!self.containerd_only || scenario.under == Under::EachContainerd)
+    }
+}
+
+/// Prints the scenarios' names.
+pub fn list() {
+    for scenario in catalogue::all() {
+        println!("{}", scenario.name);
+    }
+}
+
+/// Installs Vireo on the node as an admin does, starts containerd and imports the containerDisk.
+pub fn provision(containerd: &str) -> Result<()> {
+    shell::output(["/vireo/node-setup/install.sh", "--from", "/vireo/bin"]).context("install Vireo on the node")?;
+    shell::containerd("start", containerd)?;
+    shell::output(["ctr", "-n", "k8s.io", "images", "import", "/vireo/images/containerdisk.tar"])?;
+    Ok(())
+}
+
+/// Runs the selected scenarios; whether none failed.
+pub fn run(selection: &Selection) -> Result<bool> {
+    provision(&selection.containerd)?;
+    let mut bench = Bench::new(&selection.containerd)?;
+    // The first pod makes what stays: the bridge, tables of nftables.
+    bench.pod(pod::PodSpec { handler: String::new(), ..pod::PodSpec::guest() })?.remove(&mut bench)?;
+
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for scenario in catalogue::all() {
+        if !selection.takes(&scenario) {
+            skipped += u32::from(selection.only.is_none());
+            continue;
+        }
+        let begin = Instant::now();
+        let log = containerd_log_end(&selection.containerd);
+        let before = Leftovers::look()?;
+        let result = (scenario.run)(&mut bench);
+        let result = finish(&mut bench, &before, result);
+        let seconds = begin.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                passed += 1;
+                println!("    PASS [{seconds:6.1}s] {}", scenario.name);
+            }
+            Err(error) => {
+                failed += 1;
+                println!("    FAIL [{seconds:6.1}s] {}", scenario.name);
+                println!("{}", indent(&format!("{error:#}")));
+                println!("{}", indent(&containerd_log_since(&selection.containerd, log)));
+                // The next one starts on a clean node, as far as that can be had.
+                if let Err(error) = clean_up(&mut bench) {
+                    println!("{}", indent(&format!("cleaning up: {error:#}")));
+                }
+            }
+        }
+    }
+    println!("scenarios: {passed} passed, {failed} failed, {skipped} skipped");
+    Ok(failed == 0)
+}
+
+/// Ends what a scenario began, and looks for what is left.
+fn finish(bench: &mut Bench, before: &Leftovers, result: Result<()>) -> Result<()> {
+    result?;
+    clean_up(bench)?;
+    let left = before.compare(Duration::from_secs(20))?;
+    if !left.is_empty() {
+        bail!("left behind:\n{}", left.join("\n"));
+    }
+    Ok(())
+}
+
+/// Removes every pod.
+fn clean_up(bench: &mut Bench) -> Result<()> {
+    if bench.cri().version(v1::VersionRequest::default()).is_err() {
+        bench.restart_containerd()?;
+    }
+    for sandbox in bench.cri().list_pod_sandbox(v1::ListPodSandboxRequest {})?.items {
+        bench.cri().stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() })?;
+        bench.cri().remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id })?;
+    }
+    for entry in fs::read_dir(pod::LOGS).into_iter().flatten().flatten() {
+        pod::forget(&entry.file_name().to_string_lossy())?;
+    }
+    Ok(())
+}
+
+fn containerd_log(version: &str) -> String {
+    format!("/var/log/containerd-{version}.log")
+}
+
+fn containerd_log_end(version: &str) -> u64 {
+    fs::metadata(containerd_log(version)).map_or(0, |data| data.len())
+}
+
+/// The end of what containerd and the shims logged since.
+fn containerd_log_since(version: &str, begin: u64) -> String {
+    let bytes = fs::read(Path::new(&containerd_log(version))).unwrap_or_default();
+    let begin = usize::try_from(begin).unwrap_or_default().max(bytes.len().saturating_sub(6000));
+    format!("containerd's log:\n{}", String::from_utf8_lossy(bytes.get(begin..).unwrap_or_default()))
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("        {line}")).collect::<Vec<_>>().join("\n")
+}
