@@ -30,6 +30,12 @@ enum Action {
         #[arg(long)]
         only: Option<String>,
     },
+    /// The demo's part in the node.
+    Demo {
+        /// 1.6 or 1.7.
+        #[arg(long, default_value = "1.7")]
+        containerd: String,
+    },
     /// Only install Vireo and start containerd.
     Provision {
         /// 1.6 or 1.7.
@@ -46,6 +52,10 @@ fn main() -> Result<ExitCode> {
         }
         Action::Run { containerd, containerd_only, only } => {
             scenarios::run(&Selection { containerd, containerd_only, only })?
+        }
+        Action::Demo { containerd } => {
+            scenarios::demo::demo(&containerd)?;
+            true
         }
         Action::Provision { containerd } => {
             scenarios::provision(&containerd)?;

@@ -10,7 +10,7 @@ use super::{
     measure,
     pod::{PROMPT, PodSpec, UP, vmi},
 };
-use crate::{cri::v1, guest::images::BUSYBOX};
+use crate::cri::v1;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("container_disk_boots_to_its_prompt", container_disk_boots),
@@ -90,9 +90,7 @@ fn rotated_log(bench: &mut Bench) -> Result<()> {
 }
 
 fn ordinary(bench: &mut Bench) -> Result<()> {
-    let command = vec!["/bin/sh".to_owned()];
-    let spec = PodSpec { handler: String::new(), image: BUSYBOX.to_owned(), command, ..PodSpec::guest() };
-    let mut pod = bench.pod(spec)?;
+    let mut pod = bench.pod(PodSpec::ordinary())?;
     pod.create(bench)?;
     pod.start(bench)?;
     let mut console = pod.attach(bench)?;

@@ -5,6 +5,7 @@
 
 mod bench;
 mod catalogue;
+pub mod demo;
 mod eventually;
 pub mod leftovers;
 pub mod measure;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     cri::{attach::Attached, v1},
-    guest::images::CONTAINER_DISK,
+    guest::images::{BUSYBOX, CONTAINER_DISK},
 };
 
 /// Where the pods' cgroups are.
@@ -65,6 +65,12 @@ impl PodSpec {
             user: None,
             command: Vec::new(),
         }
+    }
+
+    /// A shell in an ordinary container.
+    pub fn ordinary() -> Self {
+        let command = vec!["/bin/sh".to_owned()];
+        Self { handler: String::new(), image: BUSYBOX.to_owned(), command, ..Self::guest() }
     }
 
     /// The fast guest, described by a VMI spec.
@@ -214,18 +220,7 @@ impl Pod {
 
     /// Everything on the console so far, from the container's log.
     pub fn console(&self) -> Result<String> {
-        let bytes = fs::read(self.log())?;
-        // <time> <stream> <F|P> <text>: P is a part of a line.
-        let mut text = String::new();
-        for line in String::from_utf8_lossy(&bytes).lines() {
-            let mut fields = line.splitn(4, ' ').skip(2);
-            let (tag, content) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-            text += content;
-            if tag.starts_with('F') {
-                text.push('\n');
-            }
-        }
-        Ok(text)
+        Ok(console_text(&fs::read(self.log())?))
     }
 
     /// The container's log, as the kubelet reads it.
@@ -305,6 +300,20 @@ impl Pod {
             Ok(super::shell::output(["busybox", "wget", "-q", "-T", "5", "-O", "-", &url]).ok())
         })
     }
+}
+
+/// The text of a log in CRI's form, `<time> <stream> <F|P> <text>` a line; P is a part of a line.
+pub(super) fn console_text(log: &[u8]) -> String {
+    let mut text = String::new();
+    for line in String::from_utf8_lossy(log).lines() {
+        let mut fields = line.splitn(4, ' ').skip(2);
+        let (tag, content) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        text += content.trim_end_matches('\r');
+        if tag.starts_with('F') {
+            text.push('\n');
+        }
+    }
+    text
 }
 
 /// Removes what the kubelet would have made for a pod. A cgroup that the runtime left in it makes this fail.

@@ -48,8 +48,11 @@ pub fn provision(containerd: &str) -> Result<()> {
 pub fn run(selection: &Selection) -> Result<bool> {
     provision(&selection.containerd)?;
     let mut bench = Bench::new(&selection.containerd)?;
-    // The first pod makes what stays: the bridge, tables of nftables.
-    bench.pod(pod::PodSpec { handler: String::new(), ..pod::PodSpec::guest() })?.remove(&mut bench)?;
+    // The first pod makes what stays: the bridge, tables of nftables, containerd's folders.
+    let mut first = bench.pod(pod::PodSpec::ordinary())?;
+    first.create(&mut bench)?;
+    first.start(&mut bench)?;
+    first.remove(&mut bench)?;
 
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for scenario in catalogue::all() {
