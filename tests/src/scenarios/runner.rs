@@ -38,7 +38,8 @@ pub fn list() {
 
 /// Installs Vireo on the node as an admin does, starts containerd and imports the containerDisk.
 pub fn provision(containerd: &str) -> Result<()> {
-    shell::output(["/vireo/node-setup/install.sh", "--from", "/vireo/bin"]).context("install Vireo on the node")?;
+    shell::output(["/vireo/node-setup/install.sh", "--bin", "/vireo/bin", "--no-restart"])
+        .context("install Vireo on the node")?;
     shell::containerd("start", containerd)?;
     shell::output(["ctr", "-n", "k8s.io", "images", "import", "/vireo/images/containerdisk.tar"])?;
     Ok(())
