@@ -7,11 +7,11 @@
 //! Floors, from the ground up; arrows only run down:
 //!
 //! ```text
-//! control      machine
-//!    |     boot acpi platform
-//!    |      virtio  vcpu
-//!    |       pci  disk
-//!  memory bus interrupts event_loop config jail
+//! control
+//! machine
+//! acpi boot vcpu platform
+//! virtio pci disk console
+//! memory bus interrupts event_loop worker ending config jail tap
 //! ```
 
 pub mod acpi;

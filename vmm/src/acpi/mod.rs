@@ -73,7 +73,6 @@ fn fadt(dsdt: u64, facs: u64) -> FADT {
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
         .flag(Flags::SlpButton)
-        .flag(Flags::FixRtc)
         .flag(Flags::TmrValExt)
         .flag(Flags::ResetRegSup);
     let (event, control, timer) = (port::ACPI_PM, port::ACPI_PM + 4, port::ACPI_PM + 8);

@@ -17,8 +17,9 @@ pub const S5_SLEEP_TYPE: u8 = 5;
 
 /// PWRBTN_STS and PWRBTN_EN.
 const POWER_BUTTON: u16 = 1 << 8;
-/// Status bits that exist: timer, global lock, power button. The first two never come.
-const EVENTS: u16 = 1 | 1 << 5 | POWER_BUTTON;
+/// What can be enabled: timer, global lock, power button, RTC. Only the button ever comes, but drivers check that the others'
+/// enable bits stick.
+const EVENTS: u16 = 1 | 1 << 5 | POWER_BUTTON | 1 << 10;
 /// SCI_EN: always in ACPI mode.
 const SCI_ENABLED: u16 = 1;
 const SLEEP_ENABLE: u16 = 1 << 13;

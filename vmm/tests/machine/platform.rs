@@ -25,6 +25,21 @@ fn the_pm_timer_ticks_at_its_frequency() {
     assert!((f64::from(ticks) / expected - 1.0).abs() < 0.05, "{ticks} ticks in {elapsed:?}");
 }
 
+#[test]
+fn pm1_enable_bits_stick_and_writing_status_clears_it() {
+    let rig = Rig::new(super::boot::reporting_kernel(), 1);
+    let machine = rig.build();
+    let read = |port| {
+        let mut value = [0; 2];
+        machine.ports().read(port, &mut value);
+        u16::from_le_bytes(value)
+    };
+    machine.ports().write(0x602, &u16::MAX.to_le_bytes());
+    assert_eq!(read(0x602), 0x0521, "Linux gives up on an event whose bit doesn't stick");
+    machine.ports().write(0x600, &u16::MAX.to_le_bytes());
+    assert_eq!((read(0x600), read(0x604) & 1), (0, 1), "nothing is pending, ACPI mode is on");
+}
+
 // Waits for 3580 ticks of the PM timer (1 ms) and for the PIT's speaker output to change, then powers off.
 payload!(
     timers,
