@@ -9,7 +9,9 @@ use kvm_ioctls::VmFd;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
+};
 
 use super::{GuestRam, layout};
 use crate::config::HugePageSize;
@@ -69,6 +71,9 @@ pub fn create(size: u64, hugepages: Option<HugePageSize>) -> Result<GuestRam, Er
             .with_mmap_flags(libc::MAP_SHARED | reserve)
             .build()
             .map_err(|source| Error::Map { size: bytes, huge: hugepages.is_some(), source })?;
+        if hugepages.is_none() {
+            advise_huge(&mapping);
+        }
         regions.push(GuestRegionMmap::new(mapping, GuestAddress(start)).ok_or(Error::TooBig { size })?);
         offset += bytes;
     }
@@ -89,6 +94,14 @@ pub fn attach(vm: &VmFd, ram: &GuestRam) -> Result<(), Error> {
         unsafe { vm.set_user_memory_region(slot_info) }.map_err(|source| Error::Slot { slot, source })?;
     }
     Ok(())
+}
+
+/// Lets the kernel back RAM by transparent huge pages where the node allows them for shared memory
+/// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`): a fault then brings 2 MiB, and nested page tables are shorter.
+fn advise_huge(mapping: &MmapRegion) {
+    // SAFETY: advice about a whole mapping of ours; it changes no content. A kernel without such pages refuses, and
+    // nothing is lost.
+    unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE) };
 }
 
 /// Sealed, so that nobody with the descriptor can make the mapping fault by changing its size.
