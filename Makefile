@@ -26,6 +26,7 @@ product: setup
 tools: setup
 	@echo '==> building the test tools'
 	@cargo build -p vireo-tests
+	@cargo build -p vireo-vmm --example jail_probe
 
 demo: product tools
 	@$(TOOLS)/vireo-demo $(if $(KEEP),--keep)

@@ -42,8 +42,8 @@ impl Share {
         let builds = builds_folder()?;
         for name in TOOLS {
             let path = std::env::current_exe()?.with_file_name(name);
-            ensure!(path.is_file(), "{} is missing: run cargo build -p vireo-tests", path.display());
-            fs::copy(&path, bin.join(name))?;
+            ensure!(path.is_file(), "{} is missing: make tools builds it", path.display());
+            fs::copy(&path, bin.join(path.file_name().context("a tool has a name")?))?;
         }
         for name in PRODUCT {
             let choices: &[&str] = match build {

@@ -19,13 +19,15 @@ use serde::{Deserialize, Serialize};
 use super::{
     Bench,
     eventually::{LIMIT, eventually},
-    jail,
     leftovers::Leftovers,
     measure, pod,
-    pod::{PROMPT, Pod, PodSpec},
+    pod::{PROMPT, PodSpec},
     provision,
 };
-use crate::progress::step;
+use crate::{jail::observe, progress::step};
+
+/// Whom the VMM becomes where the pod names nobody.
+const DEFAULT_USER: u32 = 107;
 
 /// What the demo found out: `target/demo.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,8 +78,8 @@ pub fn demo(containerd: &str) -> Result<()> {
     console.end();
     println!("    | {PROMPT}");
 
-    let first_instruction = first_instruction(&pod, containerd)?;
     let (vmm, shim) = (pod.vmm()?, pod.shim()?);
+    let first_instruction = first_instruction(vmm, containerd)?;
     let memory = measure::memory(vmm, shim)?;
     let hello = pod.http("/")?;
     let milliseconds = |moment: Duration| (moment.saturating_sub(called).as_secs_f64() * 10_000.0).round() / 10.0;
@@ -100,7 +102,7 @@ pub fn demo(containerd: &str) -> Result<()> {
         memory.shim,
         memory.guest
     );
-    show_jail(vmm, shim)?;
+    show_jail(vmm)?;
 
     step("stopping the pod: the power button, then removal", || {
         pod.stop(&mut bench, 60)?;
@@ -119,50 +121,24 @@ pub fn demo(containerd: &str) -> Result<()> {
     Ok(())
 }
 
-/// When the boot vCPU began, from the shim's line in containerd's log: `machine started at=<ns>`.
-fn first_instruction(pod: &Pod, containerd: &str) -> Result<Duration> {
+/// When the boot vCPU began, from the shim's line in containerd's log.
+fn first_instruction(vmm: u32, containerd: &str) -> Result<Duration> {
     let log = format!("/var/log/containerd-{containerd}.log");
+    let mark = format!("vireo-vmm {vmm}: the guest runs since ");
     eventually("the shim's line on the machine's start", Duration::from_secs(10), || {
         let text = fs::read_to_string(&log)?;
-        let line =
-            text.lines().rev().find(|line| line.contains("machine started at=") && line.contains(&pod.container));
-        let Some(line) = line else { return Ok(None) };
-        let at = line.split("machine started at=").nth(1).context("the line has a time")?;
-        let digits: String = at.chars().take_while(char::is_ascii_digit).collect();
-        Ok(Some(Duration::from_nanos(digits.parse()?)))
+        let Some((_, at)) = text.rsplit_once(&mark) else { return Ok(None) };
+        let (nanoseconds, _) = at.split_once(' ').context("the line goes on with ns")?;
+        Ok(Some(Duration::from_nanos(nanoseconds.parse()?)))
     })
 }
 
-fn show_jail(vmm: u32, shim: u32) -> Result<()> {
-    let proc = Path::new("/proc").join(vmm.to_string());
-    let status = jail::status(&proc.join("status"))?;
-    let of = |key: &str| status.get(key).map_or("?", |value| value.split('\t').next().unwrap_or("?"));
-    println!("the VMM's jail            /proc/{vmm}:");
-    println!("    uid {}, gid {}, groups [{}]", of("Uid"), of("Gid"), of("Groups"));
-    println!("    capabilities: permitted {}, effective {}, bounding {}", of("CapPrm"), of("CapEff"), of("CapBnd"));
-    println!(
-        "    NoNewPrivs {}, Seccomp {} (2: filter) with {} filters",
-        of("NoNewPrivs"),
-        of("Seccomp"),
-        of("Seccomp_filters")
-    );
-    let mut own = Vec::new();
-    for kind in ["mnt", "pid", "net", "ipc", "uts"] {
-        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/{kind}"));
-        if namespace(vmm)? != namespace(shim)? {
-            own.push(kind);
-        }
+fn show_jail(vmm: u32) -> Result<()> {
+    println!("the VMM's jail, as /proc/{vmm} shows it:");
+    for finding in observe(i32::try_from(vmm)?, DEFAULT_USER, DEFAULT_USER)? {
+        println!("    {finding}");
     }
-    println!("    own namespaces: {}", own.join(", "));
-    let root: Vec<_> = fs::read_dir(proc.join("root"))?.flatten().map(|entry| entry.file_name()).collect();
-    let mounts = fs::read_to_string(proc.join("mountinfo"))?;
-    println!("    root: {root:?}, mounts: {}", mounts.trim());
-    println!("    cgroup: {}", fs::read_to_string(proc.join("cgroup"))?.trim());
-    for entry in fs::read_dir(proc.join("task"))?.flatten() {
-        let status = jail::status(&entry.path().join("status"))?;
-        let of = |key: &str| status.get(key).cloned().unwrap_or_default();
-        println!("    thread {}: Seccomp {}, filters {}", of("Name"), of("Seccomp"), of("Seccomp_filters"));
-    }
+    println!("    cgroup {}", fs::read_to_string(format!("/proc/{vmm}/cgroup"))?.trim());
     Ok(())
 }
 
