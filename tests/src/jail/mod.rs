@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -32,50 +33,57 @@ impl fmt::Display for Finding {
 }
 
 /// Namespaces that a VMM has to itself.
-const OWN_NAMESPACES: [&str; 5] = ["mnt", "pid", "net", "ipc", "uts"];
+const OWN_NAMESPACES: [(&str, &str); 5] = [
+    ("mnt", "a mount namespace of its own"),
+    ("pid", "a pid namespace of its own"),
+    ("net", "a network namespace of its own"),
+    ("ipc", "an IPC namespace of its own"),
+    ("uts", "a UTS namespace of its own"),
+];
+/// Fields of each thread's status, and the one value that a jail allows.
+const EACH_THREAD: [(&str, &str, &str); 8] = [
+    ("Groups", "no supplementary groups", ""),
+    ("CapInh", "no inheritable capabilities", NO_CAPABILITY),
+    ("CapPrm", "no permitted capabilities", NO_CAPABILITY),
+    ("CapEff", "no effective capabilities", NO_CAPABILITY),
+    ("CapBnd", "an empty capability bounding set", NO_CAPABILITY),
+    ("CapAmb", "no ambient capabilities", NO_CAPABILITY),
+    ("NoNewPrivs", "no new privileges", "1"),
+    ("Seccomp", "a seccomp filter", "2"),
+];
+const NO_CAPABILITY: &str = "0000000000000000";
 
 /// Looks at process `pid`, which should have been jailed as `uid` and `gid`.
 pub fn observe(pid: i32, uid: u32, gid: u32) -> Result<Vec<Finding>> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
-    let status = status(&proc)?;
+    let threads = threads(&proc)?;
     let mut findings = Vec::new();
     let mut add = |what, found: String, kept| findings.push(Finding { what, found, kept });
-    let field = |name: &str| status.get(name).cloned().unwrap_or_else(|| "missing".into());
 
     for (name, what, id) in [("Uid", "the pod's user", uid), ("Gid", "the pod's group", gid)] {
-        let ids = field(name);
-        let kept =
-            id != 0 && ids.split_whitespace().count() == 4 && ids.split_whitespace().all(|i| i == id.to_string());
-        add(what, ids.split_whitespace().collect::<Vec<_>>().join(" "), kept);
+        // Real, effective, saved, and that of the file system.
+        let (found, kept) = everywhere(&threads, name, &[id; 4].map(|id| id.to_string()).join("\t"));
+        add(what, found, kept && id != 0);
     }
-    let groups = field("Groups");
-    add("no supplementary groups", format!("{groups:?}"), groups.is_empty());
-    for (name, what) in [
-        ("CapInh", "no inheritable capabilities"),
-        ("CapPrm", "no permitted capabilities"),
-        ("CapEff", "no effective capabilities"),
-        ("CapBnd", "an empty capability bounding set"),
-        ("CapAmb", "no ambient capabilities"),
-    ] {
-        let set = field(name);
-        let kept = u64::from_str_radix(&set, 16) == Ok(0);
-        add(what, set, kept);
+    for (name, what, value) in EACH_THREAD {
+        let (found, kept) = everywhere(&threads, name, value);
+        add(what, found, kept);
     }
-    add("no new privileges", field("NoNewPrivs"), field("NoNewPrivs") == "1");
-    let inits = field("NSpid");
-    add("first process of its own pid namespace", inits.clone(), inits.split_whitespace().last() == Some("1"));
-    let filters = threads(&proc)?;
-    add(
-        "a seccomp filter on every thread",
-        filters.iter().map(|(name, mode)| format!("{name} {mode}")).collect::<Vec<_>>().join(", "),
-        !filters.is_empty() && filters.iter().all(|(_, mode)| mode == "2"),
-    );
-    for name in OWN_NAMESPACES {
+    let inits = threads.first().and_then(|t| t.get("NSpid")).cloned().unwrap_or_default();
+    let first = inits.split_whitespace().last() == Some("1");
+    add("first process of its pid namespace", inits, first);
+    for (name, what) in OWN_NAMESPACES {
         let theirs = link(&proc.join("ns").join(name))?;
         let ours = link(&Path::new("/proc/self/ns").join(name))?;
-        add("a namespace of its own", theirs.clone(), theirs != ours);
+        let kept = theirs != ours;
+        add(what, theirs, kept);
     }
+    let network = fs::read_to_string(proc.join("net/dev")).context("read net/dev")?;
+    let links: Vec<_> = network.lines().skip(2).filter_map(|l| l.split(':').next()).map(str::trim).collect();
+    add("no network but a loopback", links.join(" "), links == ["lo"]);
     mounts(&proc, &mut add)?;
+    let owner = fs::metadata(proc.join("fd")).context("look at fd")?.uid();
+    add("not dumpable: its /proc is root's", format!("uid {owner}"), owner == 0);
     let limits = fs::read_to_string(proc.join("limits")).context("read limits")?;
     let core = limits.lines().find(|l| l.starts_with("Max core file size")).unwrap_or("missing");
     let core: Vec<_> = core.split_whitespace().skip(4).take(2).collect();
@@ -83,6 +91,16 @@ pub fn observe(pid: i32, uid: u32, gid: u32) -> Result<Vec<Finding>> {
     let environment = fs::read(proc.join("environ")).context("read environ")?;
     add("an empty environment", format!("{} bytes", environment.len()), environment.is_empty());
     Ok(findings)
+}
+
+/// Whether `name` is `value` in every thread's status; else says which thread has what.
+fn everywhere(threads: &[Status], name: &str, value: &str) -> (String, bool) {
+    let of = |thread: &Status, name: &str| thread.get(name).cloned().unwrap_or_else(|| "missing".into());
+    let show = |text: &str| if text.is_empty() { "none".to_owned() } else { text.replace('\t', " ") };
+    match threads.iter().find(|thread| of(thread, name) != value) {
+        Some(thread) => (format!("{} on thread {}", show(&of(thread, name)), of(thread, "Name")), false),
+        None => (format!("{} on {} threads", show(value), threads.len()), !threads.is_empty()),
+    }
 }
 
 /// What its descriptors are open on, by number.
@@ -96,21 +114,23 @@ pub fn descriptors(pid: i32) -> Result<BTreeMap<i32, String>> {
     Ok(descriptors)
 }
 
-fn status(proc: &Path) -> Result<BTreeMap<String, String>> {
-    let text = fs::read_to_string(proc.join("status")).with_context(|| format!("read {}/status", proc.display()))?;
+/// Fields of a `/proc/<pid>/status`.
+type Status = BTreeMap<String, String>;
+
+fn status(folder: &Path) -> Result<Status> {
+    let text =
+        fs::read_to_string(folder.join("status")).with_context(|| format!("read {}/status", folder.display()))?;
     let fields = text.lines().filter_map(|line| line.split_once(':'));
     Ok(fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
 }
 
-/// Name and seccomp mode of each thread.
-fn threads(proc: &Path) -> Result<Vec<(String, String)>> {
-    let mut threads = Vec::new();
-    for entry in fs::read_dir(proc.join("task")).context("list threads")? {
-        let status = status(&entry?.path())?;
-        let field = |name: &str| status.get(name).cloned().unwrap_or_default();
-        threads.push((field("Name"), field("Seccomp")));
-    }
-    Ok(threads)
+/// The status of every thread, the main one first.
+fn threads(proc: &Path) -> Result<Vec<Status>> {
+    let mut folders = fs::read_dir(proc.join("task"))
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>())
+        .context("list threads")?;
+    folders.sort_by_key(|folder| folder.file_name() != proc.file_name());
+    folders.iter().map(|folder| status(folder)).collect()
 }
 
 fn mounts(proc: &Path, add: &mut impl FnMut(&'static str, String, bool)) -> Result<()> {
