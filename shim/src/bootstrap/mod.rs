@@ -30,12 +30,16 @@ pub fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     let flags = match containerd_shim::parse(&args) {
         Ok(flags) => flags,
-        Err(error) => return fail(&mut io::stderr(), &error.into()),
+        Err(error) => return fail(&error.into()),
     };
     if flags.action.is_empty() && !flags.socket.is_empty() {
         return match server::serve(&flags) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&mut io::stdout(), &error),
+            Err(error) => {
+                // `start` adds who it is. It may be gone.
+                let _ = write!(io::stdout(), "{error:#}");
+                ExitCode::FAILURE
+            }
         };
     }
     match answer(&flags) {
@@ -43,13 +47,13 @@ pub fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },
-        Err(error) => fail(&mut io::stderr(), &error),
+        Err(error) => fail(&error),
     }
 }
 
-fn fail(to: &mut dyn io::Write, error: &anyhow::Error) -> ExitCode {
+fn fail(error: &anyhow::Error) -> ExitCode {
     // Whoever should read this may be gone.
-    let _ = write!(to, "vireo: {error:#}");
+    let _ = write!(io::stderr(), "vireo: {error:#}");
     ExitCode::FAILURE
 }
 

@@ -158,10 +158,12 @@ impl Container {
         }
     }
 
-    /// Gives back what it holds.
-    pub fn release(&self) {
+    /// Gives back what it holds. Network rules and cgroups take their time, so that is done on a thread of its own.
+    pub async fn release(&self) {
         let body = lock(&self.body).take();
-        drop(body);
+        if let Err(error) = tokio::task::spawn_blocking(move || drop(body)).await {
+            log::error!("container {}: not everything is given back: {error}", self.id);
+        }
     }
 
     /// Waits until it is over.

@@ -172,13 +172,13 @@ impl Pod {
 
     async fn make(&self, container: &Container, request: &CreateTaskRequest) -> Result<(u32, Body), PodError> {
         let bundle = &container.bundle;
-        let linux = bundle.spec().linux().as_ref();
         let place = cgroup::place(Some(bundle.spec()), &container.id)?;
-        let resources = linux.and_then(|linux| linux.resources().as_ref());
         if container.role == Role::Sandbox {
-            let place = ShimPlace::take(Cgroup::create(&place, resources)?)?;
+            // Its limits are meant for a process that only sleeps (a CPU share of almost nothing): the pod's hold.
+            let place = ShimPlace::take(Cgroup::create(&place, None)?)?;
             return Ok((std::process::id(), Body::Sandbox(place)));
         }
+        let resources = bundle.spec().linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let rootfs = Rootfs::mount(request, bundle.rootfs()).await?;
         let cgroup = Cgroup::create(&place, resources)?;
         let machine = self.builder.build(Request { id: &container.id, bundle, cgroup: &cgroup }).await?;
@@ -282,7 +282,7 @@ impl Pod {
         if self.containers().remove(id).is_none() {
             return Err(PodError::NotFound(id.into()));
         }
-        container.release();
+        container.release().await;
         let pid = container.pid();
         self.events.publish(&TaskDelete {
             container_id: id.into(),
