@@ -11,7 +11,6 @@ use oci_spec::runtime::Spec;
 
 use super::machine::{Builder, Machine, Request};
 use super::vmm::Process;
-use crate::bundle::Bundle;
 use crate::launch::{Launch, launch};
 use crate::network::{self, Attachment};
 use crate::node_config::NodeConfig;
@@ -32,11 +31,14 @@ pub struct Launcher;
 impl Builder for Launcher {
     async fn build(&self, request: Request<'_>) -> anyhow::Result<Arc<dyn Machine>> {
         let bundle = request.bundle;
+        if request.netns.is_none() && bundle.sandbox_id().is_some() {
+            bail!("hostNetwork: not supported by vireo: a VM needs a network namespace of its own");
+        }
         let inputs = Inputs {
             name: bundle.annotation(POD_NAME).unwrap_or(request.id).to_owned(),
             oci: bundle.spec().clone(),
             rootfs: bundle.rootfs(),
-            netns: pod_network(bundle)?,
+            netns: request.netns,
         };
         // Images may lie on slow storage, and the network takes its time: containerd is answered meanwhile.
         let prepared =
@@ -53,15 +55,6 @@ impl Builder for Launcher {
         })?;
         Ok(Arc::new(Process::follow(process, network).context("the VMM can't be followed")?))
     }
-}
-
-/// The pod's network namespace; a container outside of a pod may have none.
-fn pod_network(bundle: &Bundle) -> anyhow::Result<Option<PathBuf>> {
-    let netns = bundle.netns().map(Path::to_owned);
-    if netns.is_none() && bundle.sandbox_id().is_some() {
-        bail!("hostNetwork: not supported by vireo: a VM needs a network namespace of its own");
-    }
-    Ok(netns)
 }
 
 struct Inputs {

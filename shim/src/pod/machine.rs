@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -75,6 +76,8 @@ pub struct Request<'a> {
     pub bundle: &'a Bundle,
     /// Where the process starts.
     pub cgroup: &'a Cgroup,
+    /// The pod's network namespace.
+    pub netns: Option<PathBuf>,
 }
 
 /// Builds machines.

@@ -5,7 +5,7 @@
 //! before its error is told.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -170,6 +170,17 @@ impl Pod {
         Ok(pid)
     }
 
+    /// The network namespace that CNI has set up. Only the sandbox's spec names it: the other containers' say "that of
+    /// the sandbox's process", which is this one, in the node's.
+    fn netns(&self, bundle: &Bundle) -> Option<PathBuf> {
+        let sandbox = bundle.sandbox_id().map(|id| self.containers().get(id).cloned());
+        match &sandbox {
+            Some(sandbox) => sandbox.as_ref()?.bundle.netns(),
+            None => bundle.netns(),
+        }
+        .map(Path::to_owned)
+    }
+
     async fn make(&self, container: &Container, request: &CreateTaskRequest) -> Result<(u32, Body), PodError> {
         let bundle = &container.bundle;
         let place = cgroup::place(Some(bundle.spec()), &container.id)?;
@@ -181,7 +192,8 @@ impl Pod {
         let resources = bundle.spec().linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let rootfs = Rootfs::mount(request, bundle.rootfs()).await?;
         let cgroup = Cgroup::create(&place, resources)?;
-        let machine = self.builder.build(Request { id: &container.id, bundle, cgroup: &cgroup }).await?;
+        let netns = self.netns(bundle);
+        let machine = self.builder.build(Request { id: &container.id, bundle, cgroup: &cgroup, netns }).await?;
         let mut state = machine.state();
         let built = tokio::time::timeout(ANSWER, state.wait_for(|state| *state != State::Building)).await;
         match built.map_err(|_| PodError::NoAnswer("build its machine"))?.as_deref() {
