@@ -15,8 +15,8 @@ use super::{
     smaps,
 };
 
-/// A nested guest on an emulated node needs four seconds.
-const LIMIT: Duration = Duration::from_mins(1);
+/// A nested guest on an emulated node needs four seconds, on a machine at its limit sixty.
+const LIMIT: Duration = Duration::from_mins(5);
 
 const FIRST_INSTRUCTION: &str = "boot/first_instruction";
 const INIT: &str = "boot/init";
