@@ -17,3 +17,4 @@ pub mod layers;
 pub mod node;
 pub mod progress;
 pub mod scenarios;
+pub mod smaps;

@@ -9,14 +9,10 @@ use anyhow::{Result, bail};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    time::{ClockId, clock_gettime},
     unistd::read,
 };
 
-/// Now on `CLOCK_MONOTONIC`, the clock that the kernel's traces use as well.
-pub fn now() -> Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
-}
+use crate::scenarios::measure::now;
 
 /// The end of a guest's console that reads.
 #[derive(Debug)]

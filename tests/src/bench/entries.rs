@@ -19,7 +19,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use super::console::now;
+use crate::scenarios::measure::now;
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 const EVENT: &str = "events/kvm/kvm_entry/enable";

@@ -6,19 +6,19 @@
 //!
 //! - [`figure`], [`table`]: what is reported, and its print.
 //! - [`monitor`], [`console`]: a machine monitor under test, from its start to its guest's words.
-//! - [`payload`], [`entries`], [`smaps`]: what tells the first instruction and the memory.
-//! - [`samples`]: runs in turns. [`here`]: on this machine's own KVM. [`rounds`]: inside a node.
+//! - [`payload`], [`entries`]: what tells the first instruction.
+//! - [`samples`]: runs in turns. [`here`]: on this machine's own KVM. [`rounds`], [`idle`]: inside a node.
 
 pub mod console;
 pub mod entries;
 pub mod figure;
 pub mod here;
+pub mod idle;
 pub mod monitor;
 pub mod payload;
 pub mod rounds;
 pub mod samples;
 pub mod size;
-pub mod smaps;
 pub mod table;
 
 /// RAM of every bench's guest.

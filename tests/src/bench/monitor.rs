@@ -22,10 +22,8 @@ use vireo_vmm::{
     },
 };
 
-use super::{
-    GUEST_MEMORY_BYTES,
-    console::{Console, now},
-};
+use super::{GUEST_MEMORY_BYTES, console::Console};
+use crate::scenarios::measure::now;
 
 /// Who the jailed VMM is: the pod's user if the pod names none.
 const JAIL: JailConfig = JailConfig { uid: 107, gid: 107 };
@@ -96,10 +94,10 @@ enum Process {
 
 impl Running {
     /// Process id of the monitor.
-    pub fn pid(&self) -> Result<i32> {
+    pub fn pid(&self) -> Result<u32> {
         Ok(match &self.process {
-            Process::Vireo(vmm) => vmm.pid.as_raw(),
-            Process::Qemu(qemu) => i32::try_from(qemu.child.id())?,
+            Process::Vireo(vmm) => u32::try_from(vmm.pid.as_raw())?,
+            Process::Qemu(qemu) => qemu.child.id(),
         })
     }
 

@@ -5,15 +5,15 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{
     entries::Entries,
     figure::Figure,
     monitor::{Guest, Monitor},
     samples::{Sample, Samples},
-    smaps,
 };
+use crate::smaps::pss;
 
 /// A nested guest on an emulated node needs four seconds, on a machine at its limit sixty.
 const LIMIT: Duration = Duration::from_mins(5);
@@ -68,9 +68,10 @@ fn boot(monitor: &Monitor, guest: &Guest) -> Result<[Sample; 2]> {
     let mut running = monitor.start(guest)?;
     let init = running.wait_for(b"GUEST-INIT", LIMIT)?;
     running.wait_for(b"vireo-guest# ", LIMIT)?;
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52 KiB")]
-    let pss = smaps::pss_beyond_ram(running.pid()?)? as f64;
-    Ok([Sample { name: INIT, unit: "ms", value: milliseconds(init) }, Sample { name: PSS, unit: "KiB", value: pss }])
+    let pss = pss(running.pid()?)?;
+    ensure!(pss.ram > 0, "{}: which mapping is the guest's RAM?", monitor.name());
+    let beyond = f64::from(u32::try_from(pss.beyond)?);
+    Ok([Sample { name: INIT, unit: "ms", value: milliseconds(init) }, Sample { name: PSS, unit: "KiB", value: beyond }])
 }
 
 /// Of a duration.

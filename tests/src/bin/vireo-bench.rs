@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use vireo_tests::{
-    bench::{figure::Figure, here, rounds, size, table},
+    bench::{figure::Figure, here, idle, rounds, size, table},
     node::{
         Node, Options, Request, Stream,
         share::{Build, builds_folder},
@@ -104,5 +104,7 @@ fn in_node(runs: usize) -> Result<Vec<Figure>> {
 
 fn inside(runs: usize) -> Result<Vec<Figure>> {
     let share = Path::new(SHARE);
-    rounds::run(&share.join("bin/vireo-vmm"), &share.join("guest"), runs)
+    let mut figures = rounds::run(&share.join("bin/vireo-vmm"), &share.join("guest"), runs)?;
+    figures.extend(idle::figure()?);
+    Ok(figures)
 }

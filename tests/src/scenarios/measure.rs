@@ -5,6 +5,8 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::smaps::pss;
+
 /// Memory of a pod's processes, KiB of PSS.
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {
@@ -23,39 +25,19 @@ impl Memory {
     }
 }
 
-/// Guest RAM is a shared mapping of a memfd at least this large, KiB.
-const SMALLEST_RAM_KIB: u64 = 16 << 10;
-
 /// Looks at a VMM and its shim.
 pub fn memory(vmm: u32, shim: u32) -> Result<Memory> {
-    let ((vmm, guest), (shim, _)) = (pss(vmm)?, pss(shim)?);
-    Ok(Memory { vmm, shim, guest })
+    let (vmm, shim) = (pss(vmm)?, pss(shim)?);
+    Ok(Memory { vmm: vmm.beyond, shim: shim.beyond, guest: vmm.ram })
 }
 
-/// PSS outside and inside guest RAM, KiB.
-fn pss(pid: u32) -> Result<(u64, u64)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).with_context(|| format!("read smaps of {pid}"))?;
-    Ok(split_pss(&text))
-}
-
-fn split_pss(smaps: &str) -> (u64, u64) {
-    let (mut own, mut guest) = (0, 0);
-    let mut memfd = false;
-    let mut ram = false;
-    for line in smaps.lines() {
-        let mut words = line.split_whitespace();
-        let Some(first) = words.next() else { continue };
-        let kib = || line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or_default();
-        match first {
-            "Size:" => ram = memfd && kib() >= SMALLEST_RAM_KIB,
-            "Pss:" if ram => guest += kib(),
-            "Pss:" => own += kib(),
-            // 7f…-7f… rw-s 00000000 00:01 1 /memfd:name (deleted)
-            range if range.contains('-') && !range.ends_with(':') => memfd = line.contains("/memfd:"),
-            _ => {}
-        }
-    }
-    (own, guest)
+/// Resident memory of a process, KiB.
+pub fn resident(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("VmRSS:")).with_context(|| format!("{path}: no VmRSS"))?;
+    line.trim().trim_end_matches(" kB").parse().with_context(|| format!("{path}: VmRSS:{line}"))
 }
 
 /// `CLOCK_MONOTONIC`, which every process of the node shares.
@@ -65,22 +47,8 @@ pub fn now() -> Result<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use super::split_pss;
-
     #[test]
-    fn guest_ram_is_told_apart() {
-        let text = "\
-7f0000000000-7f0010000000 rw-s 00000000 00:01 1 /memfd:ram (deleted)
-Size:             262144 kB
-Pss:               70000 kB
-Pss_Dirty:         70000 kB
-7f0020000000-7f0020010000 rw-s 00000000 00:01 2 /memfd:small (deleted)
-Size:                 64 kB
-Pss:                   8 kB
-00400000-00500000 r-xp 00000000 fe:00 12 /usr/local/bin/vireo-vmm
-Size:               1024 kB
-Pss:                 900 kB
-";
-        assert_eq!(split_pss(text), (908, 70000));
+    fn this_process_is_resident() {
+        assert!(super::resident(std::process::id()).unwrap() > 100);
     }
 }
