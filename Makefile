@@ -5,6 +5,7 @@ TOOLS := $(TARGET)/debug
 PRODUCT := -p vireo-vmm -p vireo-shim -p vireo-node-setup
 LAYER ?= all
 ONLY ?=
+RUNS ?=
 
 .PHONY: help demo test bench check clean setup product tools
 
@@ -12,7 +13,7 @@ help:
 	@echo 'make demo            boot a virtual node and run a VM pod in it (KEEP=1 leaves the node up)'
 	@echo 'make test            every test layer; LAYER=unit|machine|node|cluster runs one, ONLY=text the scenarios so named'
 	@echo 'make check           format and lints'
-	@echo 'make bench           side by side with QEMU in one node'
+	@echo 'make bench           side by side with QEMU in one node; RUNS=n instead of 10 runs each'
 	@echo 'make clean           what was built here; built images stay in ~/.cache/vireo'
 
 # What building and virtual nodes need on a Debian 12.
@@ -34,6 +35,10 @@ demo: product tools
 # The layers that boot nodes use the release build.
 test: $(if $(filter unit machine cluster,$(LAYER)),setup,product) tools
 	@$(TOOLS)/vireo-test $(LAYER) $(if $(ONLY),--only '$(ONLY)')
+
+# RUNS=n measures each machine n times instead of 10.
+bench: product tools
+	@$(TOOLS)/vireo-bench $(if $(RUNS),--runs $(RUNS))
 
 check: setup
 	cargo fmt --all --check
