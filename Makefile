@@ -7,9 +7,10 @@ LAYER ?= all
 ONLY ?=
 RUNS ?=
 
-.PHONY: help demo test bench check clean setup product tools
+.PHONY: help build demo test bench check clean setup tools
 
 help:
+	@echo 'make build           the release binaries'
 	@echo 'make demo            boot a virtual node and run a VM pod in it (KEEP=1 leaves the node up)'
 	@echo 'make test            every test layer; LAYER=unit|machine|node|cluster runs one, ONLY=text the scenarios so named'
 	@echo 'make check           format and lints'
@@ -20,7 +21,7 @@ help:
 setup:
 	@tests/setup.sh
 
-product: setup
+build: setup
 	@echo '==> building Vireo (release)'
 	@cargo build --release $(PRODUCT)
 
@@ -29,11 +30,11 @@ tools: setup
 	@cargo build -p vireo-tests
 	@cargo build -p vireo-vmm --example jail_probe
 
-demo: product tools
+demo: build tools
 	@$(TOOLS)/vireo-demo $(if $(KEEP),--keep)
 
 # The layers that boot nodes use the release build.
-test: $(if $(filter unit machine cluster,$(LAYER)),setup,product) tools
+test: $(if $(filter unit machine cluster,$(LAYER)),setup,build) tools
 	@$(TOOLS)/vireo-test $(LAYER) $(if $(ONLY),--only '$(ONLY)')
 
 # RUNS=n measures each machine n times instead of 10.

@@ -4,9 +4,9 @@
 #   install.sh [--bin FOLDER] [--guest-kernel FILE [--guest-initrd FILE]] [--no-restart]
 #   install.sh --uninstall [--no-restart]
 #
-# Installs containerd-shim-vireo-v2, vireo-vmm and vireo into /usr/local/bin, writes /etc/vireo/config.json, adds the runtime
-# `vireo` to /etc/containerd/config.toml (version 2: containerd 1.6 and newer; version 3 and 4: 2.0 and newer), and restarts
-# containerd if that file has changed and systemd runs it.
+# Installs containerd-shim-vireo-v2, vireo-vmm and vireo into /usr/local/bin, writes /etc/vireo/config.json, lets guests have
+# transparent huge pages (/etc/tmpfiles.d/vireo.conf), adds the runtime `vireo` to /etc/containerd/config.toml (version 2:
+# containerd 1.6 and newer; version 3 and 4: 2.0 and newer), and restarts containerd if that file has changed and systemd runs it.
 #
 #   --bin FOLDER         where the binaries are; else beside this script's folder (bin, or a build's release or debug folder)
 #   --guest-kernel FILE  the kernel for guests whose image brings none, and
@@ -28,6 +28,8 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 root=${DESTDIR:-}
 bin_dir=$root/usr/local/bin
 node_config=$root/etc/vireo/config.json
+tmpfiles=$root/etc/tmpfiles.d/vireo.conf
+huge_pages=/sys/kernel/mm/transparent_hugepage/shmem_enabled
 containerd_config=$root/etc/containerd/config.toml
 from='' kernel='' initrd='' uninstall=false restart=true
 [ -z "$root" ] || restart=false
@@ -125,7 +127,7 @@ if [ $uninstall = true ]; then
     for name in $binaries; do
         [ ! -e "$bin_dir/$name" ] || { rm -f "$bin_dir/$name"; say "$bin_dir/$name: removed"; }
     done
-    rm -f "$node_config"
+    rm -f "$node_config" "$tmpfiles"
     rmdir "$root/etc/vireo" 2> /dev/null || :
     restart_containerd
     exit 0
@@ -169,6 +171,15 @@ if [ -n "$kernel" ]; then
 elif [ ! -e "$node_config" ]; then
     if echo '{}' | replace "$node_config"; then :; fi
     say "$node_config: written"
+fi
+
+# Guest RAM is shared memory, which gets huge pages only where the node allows it; the VMM asks for them. Boot is faster so.
+if replace "$tmpfiles" << TMPFILES; then say "$tmpfiles: written"; fi
+w $huge_pages - - - - advise
+TMPFILES
+if [ -z "$root" ] && grep -q '\[never\]' $huge_pages 2> /dev/null; then
+    # A container's /sys is read-only; the next boot does it then.
+    if (echo advise > $huge_pages) 2> /dev/null; then say "$huge_pages: advise"; fi
 fi
 
 # containerd. In TOML a table may stand anywhere in the file: ours goes to its end. (A drop-in under `imports` would

@@ -81,7 +81,9 @@ fn installs_once_and_leaves_nothing() {
     assert!(first.contains("restart containerd"), "{first}");
     assert_eq!(fs::read_to_string(node.config()).unwrap(), format!("{config}{BLOCK}"));
     assert_eq!(fs::read_to_string(node.at("root/etc/vireo/config.json")).unwrap(), "{}\n");
-    assert_eq!(node.files().len(), BINARIES.len() + 2);
+    let huge_pages = fs::read_to_string(node.at("root/etc/tmpfiles.d/vireo.conf")).unwrap();
+    assert_eq!(huge_pages, "w /sys/kernel/mm/transparent_hugepage/shmem_enabled - - - - advise\n");
+    assert_eq!(node.files().len(), BINARIES.len() + 3);
     let inodes = || node.files().iter().map(|path| fs::metadata(path).unwrap().ino()).collect::<Vec<_>>();
     let before = inodes();
 
