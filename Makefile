@@ -7,12 +7,13 @@ LAYER ?= all
 ONLY ?=
 RUNS ?=
 
-.PHONY: help build demo test bench check clean setup tools
+.PHONY: help setup build tools demo test bench images check clean
 
 help:
 	@echo 'make build           the release binaries'
 	@echo 'make demo            boot a virtual node and run a VM pod in it (KEEP=1 leaves the node up)'
 	@echo 'make test            every test layer; LAYER=unit|machine|node|cluster runs one, ONLY=text the scenarios so named'
+	@echo 'make images          every image now, with the full Debian guest'
 	@echo 'make check           format and lints'
 	@echo 'make bench           side by side with QEMU in one node; RUNS=n instead of 10 runs each'
 	@echo 'make clean           what was built here; built images stay in ~/.cache/vireo'
@@ -38,8 +39,12 @@ test: $(if $(filter unit machine cluster,$(LAYER)),setup,build) tools
 	@$(TOOLS)/vireo-test $(LAYER) $(if $(ONLY),--only '$(ONLY)')
 
 # RUNS=n measures each machine n times instead of 10.
-bench: product tools
+bench: build tools
 	@$(TOOLS)/vireo-bench $(if $(RUNS),--runs $(RUNS))
+
+# Every image of nodes and guests, with the full Debian guest and QEMU for benches, which are else built when first needed.
+images: tools
+	@$(TOOLS)/vireo-node build --qemu --debian
 
 check: setup
 	cargo fmt --all --check

@@ -29,8 +29,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Build every image.
-    Build,
+    /// Build the images.
+    Build {
+        /// The full Debian guest too.
+        #[arg(long)]
+        debian: bool,
+    },
     /// Boot a node and keep it; exec, shell, push and stop reach it.
     Up,
     /// Run a command in a fresh node, which then ends.
@@ -69,7 +73,12 @@ fn main() -> Result<ExitCode> {
         Node::boot(&options)
     };
     match arguments.command {
-        Action::Build => Options::prepare("node", build, arguments.qemu).map(|_| ExitCode::SUCCESS),
+        Action::Build { debian } => {
+            if debian {
+                println!("{}", vireo_tests::guest::debian::debian()?.display());
+            }
+            Options::prepare("node", build, arguments.qemu).map(|_| ExitCode::SUCCESS)
+        }
         Action::Up => {
             ensure!(Record::load()?.is_none(), "a node is up already: end it with vireo-node stop");
             let record = boot(true)?.into_kept()?;

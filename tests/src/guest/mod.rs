@@ -1,5 +1,6 @@
 //! Guests and container images, from Debian packages.
 
+pub mod debian;
 mod fast;
 pub mod images;
 

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use anyhow::Result;
 
 use super::Tally;
+use crate::guest;
 use crate::node::{Node, Options, Request, Stream, share::Build};
 
 /// The versions of containerd in a node.
@@ -36,10 +37,30 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
             tally.why.push(format!("the scenarios under containerd {version} ended with {code} half-way"));
         }
     }
+    tally += full_debian()?;
     if tally.failed > 0 {
         println!("the node's own logs: {}", node.folder().display());
     }
     Ok(tally)
+}
+
+/// The full Debian guest, where it has been built: nothing boots it yet.
+fn full_debian() -> Result<Tally> {
+    const NAME: &str = "full_debian_guest_is_whole";
+    let Some(disk) = guest::debian::cached()? else {
+        let why = vec!["the full Debian guest is not built; make images builds it".to_owned()];
+        return Ok(Tally { skipped: 1, why, ..Tally::default() });
+    };
+    match guest::debian::inspect(&disk) {
+        Ok(()) => {
+            println!("    PASS {NAME}");
+            Ok(Tally { passed: 1, ..Tally::default() })
+        }
+        Err(error) => {
+            println!("    FAIL {NAME}\n        {error:#}");
+            Ok(Tally { failed: 1, ..Tally::default() })
+        }
+    }
 }
 
 /// Shows output by lines and keeps the summary.
