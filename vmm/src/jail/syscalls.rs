@@ -34,64 +34,36 @@ mod kvm {
         0x76, // KVM_IRQFD
         0x79, // KVM_IOEVENTFD
         0x61, // KVM_IRQ_LINE
-        0xA5, // KVM_SIGNAL_MSI
         0x81, // KVM_GET_REGS, for what is told of a failed entry
-        0x83, // KVM_GET_SREGS
-        0xAD, // KVM_KVMCLOCK_CTRL
     ];
     /// Building a machine.
     pub(super) const BUILD: &[u64] = &[
         0x00, // KVM_GET_API_VERSION
         0x01, // KVM_CREATE_VM
-        0x02, // KVM_GET_MSR_INDEX_LIST
         0x03, // KVM_CHECK_EXTENSION
         0x04, // KVM_GET_VCPU_MMAP_SIZE
         0x05, // KVM_GET_SUPPORTED_CPUID
-        0x0A, // KVM_GET_MSR_FEATURE_INDEX_LIST
         0x41, // KVM_CREATE_VCPU
         0x46, // KVM_SET_USER_MEMORY_REGION
         0x47, // KVM_SET_TSS_ADDR
         0x48, // KVM_SET_IDENTITY_MAP_ADDR
         0x60, // KVM_CREATE_IRQCHIP
-        0x62, // KVM_GET_IRQCHIP
-        0x63, // KVM_SET_IRQCHIP
         0x77, // KVM_CREATE_PIT2
-        0x7B, // KVM_SET_CLOCK
-        0x7C, // KVM_GET_CLOCK
-        0x78, // KVM_SET_BOOT_CPU_ID
         0x82, // KVM_SET_REGS
+        0x83, // KVM_GET_SREGS
         0x84, // KVM_SET_SREGS
-        0x88, // KVM_GET_MSRS
         0x89, // KVM_SET_MSRS
-        0x8B, // KVM_SET_SIGNAL_MASK
-        0x8C, // KVM_GET_FPU
-        0x8D, // KVM_SET_FPU
         0x8E, // KVM_GET_LAPIC
         0x8F, // KVM_SET_LAPIC
         0x90, // KVM_SET_CPUID2
-        0x91, // KVM_GET_CPUID2
-        0x98, // KVM_GET_MP_STATE
-        0x99, // KVM_SET_MP_STATE
-        0x9F, // KVM_GET_VCPU_EVENTS
-        0xA0, // KVM_SET_VCPU_EVENTS
-        0xA1, // KVM_GET_DEBUGREGS
-        0xA2, // KVM_SET_DEBUGREGS, KVM_SET_TSC_KHZ
-        0xA3, // KVM_ENABLE_CAP, KVM_GET_TSC_KHZ
-        0xA4, // KVM_GET_XSAVE
-        0xA6, // KVM_GET_XCRS
-        0xA7, // KVM_SET_XCRS
     ];
 }
 
-/// Files: requests of `ioctl` that are not KVM's.
+/// Requests of `ioctl` that are not KVM's.
 mod file {
+    /// A console's socket becomes non-blocking.
     pub(super) const FIONBIO: u64 = 0x5421;
-    pub(super) const BLKDISCARD: u64 = 0x1277;
-    pub(super) const BLKZEROOUT: u64 = 0x127F;
-    pub(super) const BLKSSZGET: u64 = 0x1268;
-    pub(super) const BLKPBSZGET: u64 = 0x127B;
-    pub(super) const BLKGETSIZE64: u64 = 0x8008_1272;
-    pub(super) const TUNGETIFF: u64 = 0x8004_54D2;
+    /// A network card's driver says what it can take.
     pub(super) const TUNSETOFFLOAD: u64 = 0x4004_54D0;
     pub(super) const TUNSETVNETHDRSZ: u64 = 0x4004_54D8;
 }
@@ -110,13 +82,10 @@ const COMMON: &[i64] = &[
     libc::SYS_epoll_ctl,
     libc::SYS_poll,
     libc::SYS_ppoll,
-    libc::SYS_nanosleep,
-    libc::SYS_clock_nanosleep,
     libc::SYS_restart_syscall,
     libc::SYS_sched_yield,
     // time, where the vDSO can't tell it
     libc::SYS_clock_gettime,
-    libc::SYS_gettimeofday,
     // eventfds, pipes to the log, files that are open
     libc::SYS_read,
     libc::SYS_readv,
@@ -125,7 +94,6 @@ const COMMON: &[i64] = &[
     libc::SYS_eventfd2,
     libc::SYS_close,
     libc::SYS_lseek,
-    libc::SYS_fstat,
     // signals and the thread's own life
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
@@ -147,11 +115,8 @@ const WORKER: &[i64] = &[
     libc::SYS_pwrite64,
     libc::SYS_preadv,
     libc::SYS_pwritev,
-    libc::SYS_preadv2,
-    libc::SYS_pwritev2,
     libc::SYS_fallocate,
     libc::SYS_fdatasync,
-    libc::SYS_fsync,
     libc::SYS_epoll_create1,
 ];
 
@@ -163,10 +128,6 @@ const MAIN: &[i64] = &[
     libc::SYS_recvfrom,
     libc::SYS_sendmsg,
     libc::SYS_sendto,
-    libc::SYS_shutdown,
-    libc::SYS_getsockopt,
-    libc::SYS_timerfd_create,
-    libc::SYS_timerfd_settime,
     libc::SYS_clone3,
 ];
 
@@ -179,7 +140,6 @@ pub(super) fn vcpu() -> Result<AllowList, BackendError> {
 pub(super) fn worker() -> Result<AllowList, BackendError> {
     let mut list = AllowList::common()?;
     list.any(WORKER);
-    list.ioctls(&[file::BLKDISCARD, file::BLKZEROOUT, file::TUNSETOFFLOAD, file::TUNSETVNETHDRSZ])?;
     Ok(list)
 }
 
@@ -188,7 +148,7 @@ pub(super) fn main() -> Result<AllowList, BackendError> {
     list.join(worker()?);
     list.any(MAIN);
     list.kvm(kvm::BUILD)?;
-    list.ioctls(&[file::FIONBIO, file::BLKSSZGET, file::BLKPBSZGET, file::BLKGETSIZE64, file::TUNGETIFF])?;
+    list.ioctls(&[file::FIONBIO, file::TUNSETOFFLOAD, file::TUNSETVNETHDRSZ])?;
     // RAM is sealed.
     list.only(libc::SYS_fcntl, 1, Op::Eq, signed(libc::F_ADD_SEALS))?;
     list.only(libc::SYS_clone, 0, Op::Eq, signed(THREAD_FLAGS))?;
