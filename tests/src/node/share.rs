@@ -13,7 +13,7 @@ use crate::guest;
 /// The product's binaries.
 const PRODUCT: [&str; 3] = ["containerd-shim-vireo-v2", "vireo-vmm", "vireo"];
 /// The tests' own, which run in the node.
-const TOOLS: [&str; 3] = ["vireo-node-agent", "vireo-bench", "vireo-scenarios"];
+const TOOLS: [&str; 4] = ["vireo-node-agent", "vireo-bench", "vireo-scenarios", "examples/jail_probe"];
 
 /// Which build of the product goes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
