@@ -29,7 +29,7 @@ fn finding(line: &str, key: &str) -> String {
 }
 
 fn container_disk_boots(bench: &mut Bench) -> Result<()> {
-    let mut pod = bench.pod(PodSpec { cpu_limit: 2000, ..PodSpec::guest() })?;
+    let mut pod = bench.pod(PodSpec { cpu_limit: 2000, ..PodSpec::container_disk() })?;
     pod.create(bench)?;
     pod.start(bench)?;
     let mut console = pod.attach(bench)?;

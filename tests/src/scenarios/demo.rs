@@ -64,7 +64,7 @@ pub fn demo(containerd: &str) -> Result<()> {
         first.remove(&mut bench)
     })?;
     let before = Leftovers::look()?;
-    let mut pod = step("CRI RunPodSandbox, runtimeHandler: vireo", || bench.pod(PodSpec::guest()))?;
+    let mut pod = step("CRI RunPodSandbox, runtimeHandler: vireo", || bench.pod(PodSpec::container_disk()))?;
 
     println!("==> CRI CreateContainer and StartContainer; the guest's console:");
     let called = measure::now()?;

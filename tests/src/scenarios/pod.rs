@@ -53,8 +53,8 @@ pub struct PodSpec {
 }
 
 impl PodSpec {
-    /// The fast guest's containerDisk, sized by the container's limits.
-    pub fn guest() -> Self {
+    /// The fast guest's containerDisk and nothing else: the container's limits size the guest.
+    pub fn container_disk() -> Self {
         Self {
             handler: "vireo".to_owned(),
             image: CONTAINER_DISK.to_owned(),
@@ -67,17 +67,22 @@ impl PodSpec {
         }
     }
 
+    /// The fast guest, its kernel quiet: a boot's messages take longer than the boot.
+    pub fn guest() -> Self {
+        Self::described(&vmi(""))
+    }
+
     /// A shell in an ordinary container.
     pub fn ordinary() -> Self {
         let command = vec!["/bin/sh".to_owned()];
-        Self { handler: String::new(), image: BUSYBOX.to_owned(), command, ..Self::guest() }
+        Self { handler: String::new(), image: BUSYBOX.to_owned(), command, ..Self::container_disk() }
     }
 
     /// The fast guest, described by a VMI spec.
     pub fn described(vmi: &Value) -> Self {
         let annotations = HashMap::from([("vireo.dev/vmi".to_owned(), vmi.to_string())]);
         // The limit covers the VMM too: a VMI's pod asks for the guest's memory and the overhead.
-        Self { annotations, memory_limit: 320 * MIB, ..Self::guest() }
+        Self { annotations, memory_limit: 320 * MIB, ..Self::container_disk() }
     }
 }
 

@@ -80,7 +80,7 @@ fn with_image(bench: &mut Bench, layer: Tar, words: &[&str]) -> Result<()> {
     fs::write(file, Image { reference: NAME, command: &["/none"], layer }.pack())?;
     shell::output(["ctr", "-n", "k8s.io", "images", "import", file])?;
     fs::remove_file(file)?;
-    let result = refused(bench, PodSpec { image: NAME.to_owned(), ..PodSpec::guest() }, words);
+    let result = refused(bench, PodSpec { image: NAME.to_owned(), ..PodSpec::container_disk() }, words);
     shell::output(["ctr", "-n", "k8s.io", "images", "rm", "--sync", NAME])?;
     result
 }
