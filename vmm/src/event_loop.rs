@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -29,6 +30,7 @@ pub struct EventLoop {
     epoll: Epoll,
     handlers: HashMap<u64, (RawFd, Option<Handler>)>,
     next: u64,
+    timers: Vec<(Instant, Task)>,
     remote: Arc<Remote>,
     stopped: bool,
 }
@@ -75,7 +77,7 @@ impl EventLoop {
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         epoll.ctl(ControlOperation::Add, wake.as_raw_fd(), EpollEvent::new(EventSet::IN, WAKE))?;
         let remote = Arc::new(Remote { wake, tasks: Mutex::default() });
-        Ok(Self { epoll, handlers: HashMap::new(), next: WAKE + 1, remote, stopped: false })
+        Ok(Self { epoll, handlers: HashMap::new(), next: WAKE + 1, timers: Vec::new(), remote, stopped: false })
     }
 
     /// A way to reach this loop from other threads.
@@ -114,6 +116,11 @@ impl EventLoop {
         }
     }
 
+    /// Runs `task` on this loop once `delay` has passed, to the millisecond above it. Dropped unrun if the loop ends first.
+    pub fn after(&mut self, delay: Duration, task: impl FnOnce(&mut Self) + Send + 'static) {
+        self.timers.push((Instant::now() + delay, Box::new(task)));
+    }
+
     /// Makes [`EventLoop::run`] return once the current handler is done.
     pub fn stop(&mut self) {
         self.stopped = true;
@@ -124,7 +131,7 @@ impl EventLoop {
         self.stopped = false;
         let mut ready = [EpollEvent::default(); BATCH];
         while !self.stopped {
-            let count = match self.epoll.wait(-1, &mut ready) {
+            let count = match self.epoll.wait(self.timeout(), &mut ready) {
                 Ok(count) => count,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
@@ -139,8 +146,27 @@ impl EventLoop {
                     break;
                 }
             }
+            self.run_timers();
         }
         Ok(())
+    }
+
+    /// Milliseconds until the first timer, rounded up; -1 without one.
+    fn timeout(&self) -> i32 {
+        let Some(first) = self.timers.iter().map(|(at, _)| *at).min() else { return -1 };
+        let left = first.saturating_duration_since(Instant::now());
+        i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+    }
+
+    fn run_timers(&mut self) {
+        if self.timers.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(due) = self.timers.iter().position(|(at, _)| *at <= now) {
+            let (_, task) = self.timers.swap_remove(due);
+            task(self);
+        }
     }
 
     fn run_tasks(&mut self) {
@@ -183,6 +209,22 @@ mod tests {
         handle.run(move |_| kick.write(7).unwrap());
         assert_eq!(rx.recv().unwrap(), 7);
         thread.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn timers_run_when_due() {
+        let mut events = EventLoop::new().unwrap();
+        let started = Instant::now();
+        let (tx, rx) = mpsc::channel();
+        let first = tx.clone();
+        events.after(Duration::from_millis(20), move |events| {
+            tx.send("late").unwrap();
+            events.stop();
+        });
+        events.after(Duration::from_millis(1), move |_| first.send("soon").unwrap());
+        events.run().unwrap();
+        assert_eq!(rx.try_iter().collect::<Vec<_>>(), ["soon", "late"]);
+        assert!(started.elapsed() >= Duration::from_millis(20));
     }
 
     #[test]

@@ -5,6 +5,9 @@
 //! it came; while the device has no room nothing more is read, so that clients wait in their own sockets.
 //!
 //! Clients are served on the machine's event thread. The hub outlives the device: a reset binds a new one.
+//!
+//! A guest writes byte by byte, and each byte that is sent by itself wakes every reader down to containerd's log. So the first
+//! byte is sent at once, and what follows it within [`BATCH`] goes together.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +26,8 @@ use crate::event_loop::{EventLoop, Handle, Token};
 
 /// Bytes read from a client at once, and so the most that waits for the device.
 const READ_SIZE: usize = 4096;
+/// How long output waits for more of it: too short for a human to see, long enough for a line of a booting kernel.
+const BATCH: Duration = Duration::from_millis(10);
 /// More clients than that are turned away.
 const MAX_CLIENTS: usize = 64;
 
@@ -38,7 +43,7 @@ pub struct Hub {
     events: Handle,
     me: Weak<Hub>,
     inner: Mutex<Inner>,
-    /// A flush is on its way to the event thread.
+    /// The event thread looks for output by itself, now or within [`BATCH`].
     flushing: AtomicBool,
     /// Bytes wait for the device.
     starved: AtomicBool,
@@ -47,6 +52,8 @@ pub struct Hub {
 #[derive(Default)]
 struct Inner {
     history: History,
+    /// How far the history had come at the last flush.
+    flushed: u64,
     clients: BTreeMap<u64, Client>,
     next: u64,
     input: Option<Arc<dyn Input>>,
@@ -92,7 +99,7 @@ impl Hub {
         let heard = !inner.clients.is_empty();
         drop(inner);
         if heard && !self.flushing.swap(true, Ordering::AcqRel) {
-            self.on_events(Self::flush);
+            self.on_events(Self::batch);
         }
     }
 
@@ -215,10 +222,37 @@ impl Hub {
         self.flush(events);
     }
 
+    /// Flushes, and looks again after [`BATCH`]. On the event thread, with `flushing` set.
+    fn batch(&self, events: &mut EventLoop) {
+        self.flush(events);
+        let me = self.me.clone();
+        events.after(BATCH, move |events| {
+            if let Some(hub) = me.upgrade() {
+                hub.settle(events);
+            }
+        });
+    }
+
+    /// Goes on while output comes; else the next byte wakes the event thread.
+    fn settle(&self, events: &mut EventLoop) {
+        let more = || {
+            let inner = self.lock();
+            inner.history.end() != inner.flushed
+        };
+        if !more() {
+            self.flushing.store(false, Ordering::Release);
+            // Output that came before the store has woken nobody.
+            if !more() || self.flushing.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
+        self.batch(events);
+    }
+
     /// Sends what can be sent and waits for what must be waited for. On the event thread.
     fn flush(&self, events: &mut EventLoop) {
-        self.flushing.store(false, Ordering::Release);
         let mut inner = self.lock();
+        inner.flushed = inner.history.end();
         for token in inner.send() {
             events.remove(token);
         }
