@@ -56,6 +56,7 @@ mod kvm {
         0x8E, // KVM_GET_LAPIC
         0x8F, // KVM_SET_LAPIC
         0x90, // KVM_SET_CPUID2
+        0xA7, // KVM_SET_XCRS
     ];
 }
 

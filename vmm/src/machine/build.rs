@@ -173,7 +173,11 @@ fn build_vcpus(
         let fd = vm.create_vcpu(index.into()).map_err(kvm_call("KVM_CREATE_VCPU"))?;
         fd.set_cpuid2(&template.for_vcpu(index)?).map_err(kvm_call("KVM_SET_CPUID2"))?;
         // After CPUID, which says what MSRs there are.
-        state::set_common(&fd).map_err(|source| BuildError::State { index, source })?;
+        let set_state = || {
+            state::set_common(&fd)?;
+            template.xsave_features().map_or(Ok(()), |features| state::set_xcr0(&fd, features))
+        };
+        set_state().map_err(|source| BuildError::State { index, source })?;
         let (ports, mmio) = (Arc::clone(&devices.ports), Arc::clone(&devices.mmio));
         Ok(Vcpu { index, fd, ports, mmio, ending: Arc::clone(ending) })
     };

@@ -38,6 +38,12 @@ impl Template {
         Ok(Self { entries, vcpus })
     }
 
+    /// The state components that XSAVE can save (leaf 0xD.0, EDX:EAX); `None` on a CPU without it.
+    pub fn xsave_features(&self) -> Option<u64> {
+        let leaf = self.entries.iter().find(|e| e.function == 0xD && e.index == 0)?;
+        Some(u64::from(leaf.edx) << 32 | u64::from(leaf.eax)).filter(|features| *features != 0)
+    }
+
     /// The table of one vCPU.
     pub fn for_vcpu(&self, index: u8) -> Result<CpuId, Error> {
         let (apic_id, count) = (u32::from(index), u32::from(self.vcpus));

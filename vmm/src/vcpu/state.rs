@@ -1,6 +1,6 @@
 //! The state that a vCPU starts in: registers by boot protocol, MSRs and local interrupt pins as firmware would leave them.
 
-use kvm_bindings::{Msrs, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{Msrs, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
@@ -66,6 +66,16 @@ pub fn set_common(vcpu: &VcpuFd) -> Result<(), Error> {
     set_lvt(&mut lapic, LVT_LINT0, EXT_INT);
     set_lvt(&mut lapic, LVT_LINT1, NMI);
     vcpu.set_lapic(&lapic).map_err(|source| Error::Kvm { call: "KVM_SET_LAPIC", source })
+}
+
+/// Switches on every state component that XSAVE can save here (`features`, CPUID 0xD.0 EDX:EAX), as the guest's kernel will.
+///
+/// KVM follows the guest's own XSETBV where it sees it. A hypervisor below it that does not intercept XSETBV (QEMU's emulated SVM)
+/// hides it, and KVM would go on running the guest with x87 state alone: its kernel would lose SSE registers at every switch.
+pub fn set_xcr0(vcpu: &VcpuFd, features: u64) -> Result<(), Error> {
+    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+    xcrs.xcrs[0] = kvm_xcr { xcr: 0, value: features, ..Default::default() };
+    vcpu.set_xcrs(&xcrs).map_err(|source| Error::Kvm { call: "KVM_SET_XCRS", source })
 }
 
 fn set_lvt(lapic: &mut kvm_lapic_state, register: usize, value: u32) {
