@@ -8,6 +8,7 @@ packages=(
     e2fsprogs             # their disks
     xz-utils              # the kernel's packed image
     util-linux
+    nftables iproute2     # the pod network test
     debian-archive-keyring
     mmdebstrap fdisk dosfstools mtools # the full Debian guest
 )
