@@ -6,7 +6,10 @@ use std::{
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     process::{ChildStdin, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
 };
 
@@ -14,7 +17,10 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
-use vireo_tests::node::protocol::{CommandLine, GREETING, Kind, PORT, TOKEN_LENGTH, receive, send};
+use vireo_tests::node::{
+    jump_labels,
+    protocol::{ALIVE_INTERVAL, CommandLine, GREETING, Kind, PORT, TOKEN_LENGTH, receive, send},
+};
 
 fn main() -> Result<()> {
     let cmdline = std::fs::read_to_string("/proc/cmdline")?;
@@ -22,6 +28,7 @@ fn main() -> Result<()> {
     if token.len() != TOKEN_LENGTH {
         return Err(std::io::Error::new(ErrorKind::InvalidData, "no vireo.token= on the kernel's command line"));
     }
+    let _held = jump_labels::hold().inspect_err(|error| eprintln!("agent: KVM's jump labels are not held: {error}"));
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
     let token: Arc<str> = token.into();
     for socket in listener.incoming() {
@@ -75,11 +82,19 @@ fn run(command: &CommandLine, from_host: BufReader<TcpStream>, to_host: &Arc<Mut
     ];
     let stdin = child.stdin.take();
     thread::spawn(move || feed(from_host, stdin, group));
+    let (ended, running) = mpsc::channel();
+    let say_alive = Arc::clone(to_host);
+    thread::spawn(move || {
+        while running.recv_timeout(ALIVE_INTERVAL) == Err(RecvTimeoutError::Timeout)
+            && reply(&say_alive, Kind::Alive, &[]).is_ok()
+        {}
+    });
     let status = child.wait()?;
     // What the command left running may hold the pipes: its last words are waited for only as long as they come.
     for output in outputs.into_iter().flatten() {
         let _ = output.join();
     }
+    drop::<mpsc::Sender<()>>(ended);
     Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
 }
 

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::protocol::{self, CommandLine, GREETING, Kind};
 
+/// A node that was silent for so long hangs: it says that it lives every few seconds, and machines under load are slow.
+const SILENCE: Duration = Duration::from_mins(2);
+
 /// Which of a command's outputs bytes are from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
@@ -112,22 +115,25 @@ impl Agent {
         });
         let end = request.deadline.map(|limit| Instant::now() + limit);
         let result = loop {
-            let frame = match end {
-                None => received.recv().ok(),
-                Some(end) => match received.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                    Ok(frame) => Some(frame),
-                    Err(mpsc::RecvTimeoutError::Disconnected) => None,
-                    Err(mpsc::RecvTimeoutError::Timeout) => {
-                        break Err(anyhow::anyhow!("in the node: {what}: not done after {:?}", request.deadline));
-                    }
-                },
-            };
-            match frame {
-                Some((Kind::Output, bytes)) => sink(Stream::Output, &bytes),
-                Some((Kind::ErrorOutput, bytes)) => sink(Stream::Error, &bytes),
-                Some((Kind::Exit, code)) => break Ok(String::from_utf8(code)?.parse()?),
-                Some((Kind::Command | Kind::Input, _)) => break Err(anyhow::anyhow!("the agent talks nonsense")),
-                None => break Err(anyhow::anyhow!("in the node: {what}: the node went away")),
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            match received.recv_timeout(left.map_or(SILENCE, |left| left.min(SILENCE))) {
+                Ok((Kind::Output, bytes)) => sink(Stream::Output, &bytes),
+                Ok((Kind::ErrorOutput, bytes)) => sink(Stream::Error, &bytes),
+                Ok((Kind::Exit, code)) => break Ok(String::from_utf8(code)?.parse()?),
+                Ok((Kind::Alive, _)) => {}
+                Ok((Kind::Command | Kind::Input, _)) => break Err(anyhow::anyhow!("the agent talks nonsense")),
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    break Err(anyhow::anyhow!("in the node: {what}: the node went away"));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) if left.is_none_or(|left| left > SILENCE) => {
+                    break Err(anyhow::anyhow!("in the node: {what}: the node hangs: no sign of life for {SILENCE:?}"));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    break Err(anyhow::anyhow!("in the node: {what}: not done after {:?}", request.deadline));
+                }
+            }
+            if end.is_some_and(|end| Instant::now() > end) {
+                break Err(anyhow::anyhow!("in the node: {what}: not done after {:?}", request.deadline));
             }
         };
         // The reader may have hung up first.

@@ -6,6 +6,7 @@
 pub mod accel;
 pub mod agent;
 pub mod image;
+pub mod jump_labels;
 pub mod protocol;
 mod qemu;
 mod record;

@@ -1,10 +1,13 @@
 //! What crosses the connection to a node's agent.
 //!
 //! The client sends its token and a newline, and the agent answers [`GREETING`]. The client sends one
-//! [`Kind::Command`], then input; the agent sends output and ends with [`Kind::Exit`]. One command a connection; when
+//! [`Kind::Command`], then input; the agent sends output, signs of life between it, and ends with [`Kind::Exit`]. One command a connection; when
 //! the client hangs up, the command is killed.
 
-use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::{
+    io::{Error, ErrorKind, Read, Result, Write},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +17,8 @@ pub const PORT: u16 = 5000;
 pub const TOKEN_LENGTH: usize = 32;
 /// The agent's first bytes to a client that knows the token.
 pub const GREETING: &[u8; 12] = b"vireo-agent\n";
+/// How often a node says that it lives while a command runs.
+pub const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// The most that one frame carries.
 const MAX_FRAME: usize = 1 << 20;
 
@@ -39,10 +44,13 @@ pub enum Kind {
     ErrorOutput,
     /// The exit code, or 128 + the signal, as text.
     Exit,
+    /// The agent lives, though the command says nothing; comes every [`ALIVE_INTERVAL`].
+    Alive,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Command, Self::Input, Self::Output, Self::ErrorOutput, Self::Exit];
+    const ALL: [Self; 6] =
+        [Self::Command, Self::Input, Self::Output, Self::ErrorOutput, Self::Exit, Self::Alive];
 }
 
 /// Sends a frame.
