@@ -6,14 +6,14 @@ mod tally;
 
 pub use tally::Tally;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 /// A layer of tests; a higher one needs more of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layer {
     /// Tests beside the code.
     Unit,
-    /// Bare payloads on `/dev/kvm`.
+    /// Bare payloads on `/dev/kvm`, and the jail around one (this needs root).
     Machine,
     /// Real containerd and real guests in a virtual node.
     Node,
@@ -38,11 +38,17 @@ impl Layer {
     /// Runs it, showing its tests as they go. `only` picks scenarios of the node layer by a part of their name.
     pub fn run(self, only: Option<&str>) -> Result<Tally> {
         match self {
-            Self::Unit => cargo::run(&["--workspace", "--lib", "--bins"]),
-            Self::Machine if !std::path::Path::new("/dev/kvm").exists() => {
-                Ok(Tally::skipped("this machine has no /dev/kvm"))
+            Self::Unit => {
+                let mut tally = cargo::run(&["--workspace", "--lib", "--bins"])?;
+                tally += cargo::run(&["--package", "vireo-node-setup", "--test", "*"])?;
+                Ok(tally)
             }
-            Self::Machine => cargo::run(&["--package", "vireo-vmm", "--test", "*"]),
+            Self::Machine => {
+                std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").context(
+                    "/dev/kvm: bare payloads need it (modprobe kvm_intel or kvm_amd, and permission to use it)",
+                )?;
+                cargo::run(&["--package", "vireo-vmm", "--package", "vireo-tests", "--test", "*"])
+            }
             Self::Node => node::run(only),
             Self::Cluster => Ok(Tally::skipped("there are no cluster tests yet")),
         }

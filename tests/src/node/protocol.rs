@@ -49,8 +49,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Command, Self::Input, Self::Output, Self::ErrorOutput, Self::Exit, Self::Alive];
+    const ALL: [Self; 6] = [Self::Command, Self::Input, Self::Output, Self::ErrorOutput, Self::Exit, Self::Alive];
 }
 
 /// Sends a frame.

@@ -46,7 +46,7 @@ pub struct PodSpec {
     pub cpu_limit: i64,
     /// Whether the container has a terminal.
     pub tty: bool,
-    /// The container's user.
+    /// The container's user and group.
     pub user: Option<i64>,
     /// Program of a container that is no VM.
     pub command: Vec<String>,
@@ -176,6 +176,7 @@ impl Pod {
                 }),
                 security_context: self.spec.user.map(|user| v1::LinuxContainerSecurityContext {
                     run_as_user: Some(v1::Int64Value { value: user }),
+                    run_as_group: Some(v1::Int64Value { value: user }),
                     ..v1::LinuxContainerSecurityContext::default()
                 }),
             }),

@@ -16,7 +16,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("malformed_annotation_is_refused", malformed_annotation),
     Scenario::each("unknown_field_is_refused", unknown_field),
     Scenario::each("absurd_sizes_are_refused", absurd_sizes),
-    Scenario::each("missing_kernel_is_refused", missing_kernel),
+    Scenario::each("kernel_that_is_none_is_refused", no_kernel),
     Scenario::each("image_without_a_disk_is_refused", no_disk),
     Scenario::each("image_with_two_disks_is_refused", two_disks),
     Scenario::each("disk_that_is_no_file_is_refused", odd_disks),
@@ -67,10 +67,13 @@ fn absurd_sizes(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-fn missing_kernel(bench: &mut Bench) -> Result<()> {
-    let mut spec = vmi("");
-    spec["domain"]["firmware"]["kernelBoot"]["container"]["kernelPath"] = "/boot/nothing".into();
-    refused(bench, PodSpec::described(&spec), &["kernelPath", "/boot/nothing"])
+fn no_kernel(bench: &mut Bench) -> Result<()> {
+    for (path, word) in [("/boot/nothing", "kernelPath"), ("/boot", "directory"), ("/boot/initrd.img", "kernel")] {
+        let mut spec = vmi("");
+        spec["domain"]["firmware"]["kernelBoot"]["container"]["kernelPath"] = path.into();
+        refused(bench, PodSpec::described(&spec), &[word, path])?;
+    }
+    Ok(())
 }
 
 /// A pod whose image has this layer.

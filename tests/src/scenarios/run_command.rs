@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
+    os::unix::fs::{PermissionsExt as _, chown},
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
@@ -14,8 +15,11 @@ use serde_json::json;
 
 use super::{Bench, Scenario, eventually::LIMIT, pod::PROMPT};
 
-pub(super) const SCENARIOS: &[Scenario] =
-    &[Scenario::once("vireo_run_boots_a_kernel", boots), Scenario::once("vireo_run_refuses_a_missing_kernel", refuses)];
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::once("vireo_run_boots_a_kernel", boots),
+    Scenario::once("vireo_run_refuses_a_missing_kernel", refuses),
+    Scenario::once("vireo_run_refuses_what_it_may_not_open", refuses_what_it_may_not_open),
+];
 
 /// A manifest with the fast guest's kernel, and the file that it is in.
 fn manifest(kernel: &str) -> Result<String> {
@@ -91,11 +95,46 @@ fn talk(vireo: &mut Child) -> Result<()> {
 
 fn refuses(_: &mut Bench) -> Result<()> {
     let path = manifest("/vireo/guest/nothing")?;
-    let output = Command::new("vireo").args(["run", &path]).stdin(Stdio::null()).output().context("run vireo")?;
+    let refused = refused(Command::new("vireo").args(["run", &path]), &["/vireo/guest/nothing"]);
     fs::remove_file(path)?;
+    refused
+}
+
+/// As root without the capability that passes over file modes.
+fn refuses_what_it_may_not_open(_: &mut Bench) -> Result<()> {
+    const SOMEBODY: Option<u32> = Some(1000);
+    let run = |path: &str, words: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-dac_override,-dac_read_search", "vireo", "run", path]);
+        refused(&mut command, words)
+    };
+    let kernel = "/run/unreadable-kernel";
+    fs::copy("/vireo/guest/vmlinuz", kernel)?;
+    chown(kernel, SOMEBODY, None)?;
+    fs::set_permissions(kernel, fs::Permissions::from_mode(0o600))?;
+    let path = manifest(kernel)?;
+    let unreadable = run(&path, &["kernelPath", kernel, "ermission denied"]);
+    fs::remove_file(kernel)?;
+
+    let path = manifest("/vireo/guest/vmlinuz")?;
+    let mode = fs::metadata("/dev/kvm")?.permissions();
+    chown("/dev/kvm", SOMEBODY, None)?;
+    fs::set_permissions("/dev/kvm", fs::Permissions::from_mode(0o600))?;
+    let no_permission = run(&path, &["/dev/kvm", "group kvm"]);
+    chown("/dev/kvm", Some(0), None)?;
+    fs::set_permissions("/dev/kvm", mode)?;
+    fs::remove_file(path)?;
+    unreadable.and(no_permission)
+}
+
+/// Runs what must be refused with one line that has each of `words` in it.
+fn refused(command: &mut Command, words: &[&str]) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {command:?}"))?;
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success(), "it was taken");
-    ensure!(text.contains("/vireo/guest/nothing"), "the error does not name the file: {text}");
+    for word in words {
+        ensure!(text.contains(word), "the error does not say {word:?}: {text}");
+    }
     ensure!(text.trim().lines().count() == 1, "the error has more than one line: {text}");
     Ok(())
 }
