@@ -83,12 +83,6 @@ fn key() -> Result<String> {
     Ok([BUILDER, GRUB, GRUB_EARLY, &resolved.text].iter().fold(cache::Key::default(), cache::Key::with).finish())
 }
 
-/// The disk's raw image, if it has been built.
-pub fn cached() -> Result<Option<PathBuf>> {
-    let path = cache::root()?.join(format!("debian-{}", key()?)).join("disk.img");
-    Ok(path.is_file().then_some(path))
-}
-
 /// The disk's raw image, built if need be. Needs root.
 pub fn debian() -> Result<PathBuf> {
     let folder = cache::entry("debian", &key()?, |folder| {
