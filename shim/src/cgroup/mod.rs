@@ -1,33 +1,31 @@
 //! A container's cgroup (v2): made at create, limited as the OCI spec says, counted for `Stats`, watched for OOM kills,
 //! removed on drop.
 //!
-//! The files are written directly. `cgroups-rs` would bring its v1 half, D-Bus and a second `nix` for what is here
-//! five files.
+//! Making it, its limits and its numbers are the work of `cgroups-rs`. What that can't do is done here, and each such
+//! place says why.
 //!
 //! Invariant: a container's cgroup is a leaf with only its VMM inside, made by this shim; whatever else is found in it
 //! is a leftover and is killed with it.
 
+mod group;
 mod limits;
 mod oom;
 mod path;
+mod remove;
 mod stats;
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
 
+pub use limits::limit;
 pub use oom::OomWatch;
 pub use path::{hierarchy, place};
+pub use remove::remove;
 pub use stats::metrics;
-
-/// How long a killed cgroup may take to become empty, milliseconds.
-const EMPTY_MS: u16 = 5000;
 
 /// A cgroup can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +79,8 @@ pub enum CgroupError {
     },
 }
 
-/// A cgroup that this shim made. Dropping it kills what is inside and removes it.
+/// A cgroup that this shim made. Dropping it kills what is inside and removes it; dropping that of cgroups-rs does
+/// nothing, and it has no descriptor to clone into.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -93,12 +92,9 @@ impl Cgroup {
     /// hand it every controller that they have.
     pub fn create(path: &Path, resources: Option<&LinuxResources>) -> Result<Cgroup, CgroupError> {
         let failed = |source| CgroupError::Make { path: path.into(), source };
-        let parent = path.parent().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        fs::create_dir_all(parent).map_err(failed)?;
-        enable_controllers(parent);
-        fs::create_dir_all(path).map_err(failed)?;
+        group::make(path).map_err(failed)?;
         let directory = File::open(path).map_err(failed)?;
-        if populated(path) {
+        if remove::populated(path) {
             return Err(failed(io::ErrorKind::ResourceBusy.into()));
         }
         let cgroup = Cgroup { path: path.into(), directory };
@@ -139,20 +135,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// Sets the limits of the cgroup at `path`.
-pub fn limit(path: &Path, resources: &LinuxResources) -> Result<(), CgroupError> {
-    for (file, value) in limits::files(resources)? {
-        fs::write(path.join(&file), &value).map_err(|source| CgroupError::Limit {
-            path: path.into(),
-            file,
-            value,
-            source,
-        })?;
-    }
-    Ok(())
-}
-
-/// Moves this process into the cgroup at `path`.
+/// Moves this process into the cgroup at `path`. cgroups-rs enters through a controller, and none may be on.
 pub fn enter(path: &Path) -> io::Result<()> {
     fs::write(path.join("cgroup.procs"), "0")
 }
@@ -162,70 +145,6 @@ pub fn own() -> Option<PathBuf> {
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
     Some(hierarchy().ok()?.join(path.trim_start_matches('/')))
-}
-
-/// Kills what is in the cgroup at `path` and removes it with the cgroups below; none there is fine.
-pub fn remove(path: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if populated(path) {
-        fs::write(path.join("cgroup.kill"), "1")?;
-        wait_empty(path);
-    }
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove(&entry.path())?;
-        }
-    }
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn populated(path: &Path) -> bool {
-    says_populated(&fs::read(path.join("cgroup.events")).unwrap_or_default())
-}
-
-fn says_populated(events: &[u8]) -> bool {
-    events.split(|&byte| byte == b'\n').any(|line| line == b"populated 1")
-}
-
-/// Waits until no process is left, or the bound is over. The kernel tells of a change since the last read through the
-/// same descriptor, with `POLLPRI`.
-fn wait_empty(path: &Path) {
-    let Ok(events) = File::open(path.join("cgroup.events")) else { return };
-    let mut text = [0; 128];
-    while let Ok(count) = events.read_at(&mut text, 0)
-        && says_populated(&text[..count])
-    {
-        let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
-        match poll(&mut fds, PollTimeout::from(EMPTY_MS)) {
-            Ok(0) => return,
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return,
-        }
-    }
-}
-
-/// Lets `parent`, and each of its ancestors below the root, hand down every controller. One that can't be enabled shows
-/// when a limit needs it.
-fn enable_controllers(parent: &Path) {
-    let Ok(root) = hierarchy() else { return };
-    let mut chain: Vec<&Path> = parent.ancestors().take_while(|ancestor| ancestor.starts_with(&root)).collect();
-    chain.reverse();
-    for ancestor in chain {
-        let controllers = fs::read_to_string(ancestor.join("cgroup.controllers")).unwrap_or_default();
-        let enabled = fs::read_to_string(ancestor.join("cgroup.subtree_control")).unwrap_or_default();
-        for controller in controllers.split_whitespace() {
-            if !enabled.split_whitespace().any(|name| name == controller) {
-                let _ = fs::write(ancestor.join("cgroup.subtree_control"), format!("+{controller}"));
-            }
-        }
-    }
 }
 
 #[cfg(test)]

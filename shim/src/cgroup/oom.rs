@@ -1,4 +1,5 @@
-//! OOM kills in a cgroup: the kernel tells of each change of `memory.events` through inotify.
+//! OOM kills in a cgroup: the kernel tells of each change of `memory.events` through inotify. The watch of cgroups-rs is
+//! v1's, also where it is called v2's.
 
 use std::fs;
 use std::io;

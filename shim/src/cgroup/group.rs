@@ -1,0 +1,65 @@
+//! cgroups-rs on this node's v2 hierarchy.
+
+use std::error::Error as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::error::Error;
+use cgroups_rs::fs::memory::MemController;
+use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::{Cgroup, Hierarchy, Subsystem};
+
+use super::path::hierarchy;
+
+/// The v2 hierarchy below a folder: the one that cgroups-rs brings is always `/sys/fs/cgroup`.
+#[derive(Clone, Debug)]
+struct Unified(PathBuf);
+
+impl Hierarchy for Unified {
+    /// Those that statistics are read from.
+    fn subsystems(&self) -> Vec<Subsystem> {
+        let (path, base) = (|| self.0.clone(), PathBuf::new);
+        vec![
+            Subsystem::Cpu(CpuController::new(path(), base(), true)),
+            Subsystem::Mem(MemController::new(path(), base(), true)),
+            Subsystem::Pid(PidController::new(path(), base(), true)),
+        ]
+    }
+
+    fn root(&self) -> PathBuf {
+        self.0.clone()
+    }
+
+    fn root_control_group(&self) -> Cgroup {
+        Cgroup::load(Box::new(self.clone()), "")
+    }
+
+    fn parent_control_group(&self, path: &str) -> Cgroup {
+        Cgroup::load(Box::new(self.clone()), Path::new(path).parent().unwrap_or(Path::new("")))
+    }
+
+    fn v2(&self) -> bool {
+        true
+    }
+}
+
+/// Makes the cgroup at `path` and its ancestors, and lets those hand down every controller that `/sys/fs/cgroup` has.
+/// One that can't be enabled shows when a limit needs it.
+pub fn make(path: &Path) -> io::Result<()> {
+    let root = hierarchy().map_err(io::Error::other)?;
+    // cgroups-rs panics at a path that isn't UTF-8.
+    let below = path.strip_prefix(&root).ok().and_then(Path::to_str).ok_or(io::ErrorKind::InvalidInput)?;
+    Cgroup::new(Box::new(Unified(root)), below).map(drop).map_err(cause)
+}
+
+/// The cgroup at `path`, for its statistics.
+pub fn load(path: &Path) -> Cgroup {
+    Unified(path.into()).root_control_group()
+}
+
+/// The kernel's answer behind an error of cgroups-rs, whose own text has it in Rust's notation.
+pub fn cause(error: Error) -> io::Error {
+    let kernel = error.source().and_then(|source| source.downcast_ref::<io::Error>()?.raw_os_error());
+    kernel.map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error)
+}
