@@ -148,4 +148,4 @@ pub fn own() -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

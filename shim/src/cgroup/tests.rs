@@ -1,18 +1,20 @@
-//! On the machine's own hierarchy; skipped where it can't be written.
+//! On the machine's own hierarchy.
 
 use std::process::Command;
 
 use super::*;
 
-fn writable(name: &str) -> Option<PathBuf> {
-    let path = hierarchy().ok()?.join(format!("vireo-test-{name}-{}", std::process::id()));
-    fs::create_dir(&path).ok()?;
-    Some(path)
+/// A cgroup of a test's own, or the end of the test.
+pub fn writable(name: &str) -> PathBuf {
+    let path = hierarchy().unwrap_or_else(|error| panic!("{error}, or run: mount -t cgroup2 none /sys/fs/cgroup"));
+    let path = path.join(format!("vireo-test-{name}-{}", std::process::id()));
+    fs::create_dir(&path).unwrap_or_else(|error| panic!("no cgroup {}: {error}; run as root", path.display()));
+    path
 }
 
 #[test]
 fn dropping_kills_and_removes() {
-    let Some(parent) = writable("drop") else { return };
+    let parent = writable("drop");
     let path = parent.join("leaf");
     let cgroup = Cgroup::create(&path, None).unwrap();
     let mut child = Command::new("sleep").arg("60").spawn().unwrap();
@@ -27,7 +29,7 @@ fn dropping_kills_and_removes() {
 
 #[test]
 fn a_limit_without_its_controller_is_an_error() {
-    let Some(parent) = writable("limit") else { return };
+    let parent = writable("limit");
     let resources: LinuxResources = serde_json::from_str(r#"{"unified":{"vireo.max":"1"}}"#).unwrap();
     let error = Cgroup::create(&parent.join("leaf"), Some(&resources)).unwrap_err();
     assert!(error.to_string().contains("vireo.max can't be set to \"1\""), "{error}");

@@ -123,14 +123,19 @@ impl Lab {
     }
 }
 
-/// Needs the right to make namespaces and taps, `nft` and `ip`.
+/// Ends the test where it can't run.
+fn demand_a_lab() {
+    assert!(nix::unistd::geteuid().is_root(), "namespaces and taps need root: run as root");
+    assert!(Path::new("/dev/net/tun").exists(), "/dev/net/tun is missing: run modprobe tun");
+    for command in ["nft", "ip"] {
+        let found = std::process::Command::new(command).arg("-V").output().is_ok();
+        assert!(found, "the command {command} is missing: run tests/setup.sh");
+    }
+}
+
 #[test]
 fn packets_reach_the_guest_and_leave_it() {
-    let have = |name: &str| std::process::Command::new(name).arg("-V").output().is_ok();
-    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/net/tun").exists() || !have("nft") || !have("ip") {
-        eprintln!("skipped: needs root, /dev/net/tun, nft and ip");
-        return;
-    }
+    demand_a_lab();
     let ((_pod, pod), (_outside, outside)) = (new_namespace(), new_namespace());
     let binding = plan(None, "lab").unwrap();
     assert!(matches!(attach(&pod, &binding), Err(NetworkError::NoUplink)));

@@ -89,7 +89,7 @@ impl Builder for DoubleBuilder {
     }
 }
 
-/// A pod in temporary folders; `None` where this machine's cgroups can't be written.
+/// A pod in temporary folders and a cgroup of its own.
 pub(crate) struct Bench {
     pub(crate) pod: Arc<Pod>,
     pub(crate) machine: Arc<Double>,
@@ -105,16 +105,15 @@ impl Drop for Bench {
 }
 
 impl Bench {
-    pub(crate) fn new(state: State, starts: bool, refusal: Option<&'static str>) -> Option<Bench> {
+    pub(crate) fn new(state: State, starts: bool, refusal: Option<&'static str>) -> Bench {
         let directory = tempfile::tempdir().unwrap();
-        let name = directory.path().file_name()?.to_str()?.trim_start_matches('.').to_owned();
-        let parent = cgroup::hierarchy().ok()?.join(format!("vireo-test-{name}"));
-        std::fs::create_dir(&parent).ok()?;
+        let name = directory.path().file_name().unwrap().to_str().unwrap();
+        let parent = cgroup::tests::writable(name.trim_start_matches('.'));
         let calls = Mutex::default();
         let machine = Arc::new(Double { state: watch::Sender::new(state), calls, starts });
         let (publisher, events) = Publisher::new("k8s.io");
         let pod = Pod::new(Arc::new(DoubleBuilder { machine: machine.clone(), refusal }), publisher);
-        Some(Bench { pod, machine, events, directory, parent })
+        Bench { pod, machine, events, directory, parent }
     }
 
     pub(crate) fn request(&self, id: &str) -> CreateTaskRequest {
@@ -147,7 +146,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 
 #[tokio::test]
 async fn a_whole_life_in_containerds_order() {
-    let Some(mut bench) = Bench::new(State::Ready, true, None) else { return };
+    let mut bench = Bench::new(State::Ready, true, None);
     let request = bench.request("a");
     assert_eq!(bench.pod.create(&request).await.unwrap(), 4242);
     assert!(bench.cgroup("a").exists());
@@ -176,7 +175,7 @@ async fn a_whole_life_in_containerds_order() {
 
 #[tokio::test]
 async fn a_refused_machine_leaves_nothing() {
-    let Some(mut bench) = Bench::new(State::Ready, true, Some("image is a directory")) else { return };
+    let mut bench = Bench::new(State::Ready, true, Some("image is a directory"));
     let error = bench.pod.create(&bench.request("a")).await.unwrap_err();
     assert_eq!(format!("{:#}", anyhow::Error::from(error)), "image is a directory: disk \"root\"");
     assert!(!bench.cgroup("a").exists());
@@ -186,7 +185,7 @@ async fn a_refused_machine_leaves_nothing() {
 
 #[tokio::test]
 async fn a_guest_that_ends_at_once_has_started_first() {
-    let Some(mut bench) = Bench::new(State::Ready, false, None) else { return };
+    let mut bench = Bench::new(State::Ready, false, None);
     bench.pod.create(&bench.request("a")).await.unwrap();
     let (pod, machine) = (bench.pod.clone(), bench.machine.clone());
     let start = tokio::spawn(async move { pod.start("a").await });
@@ -205,7 +204,7 @@ async fn a_guest_that_ends_at_once_has_started_first() {
 
 #[tokio::test]
 async fn a_machine_that_does_not_start_says_why() {
-    let Some(bench) = Bench::new(State::Ready, false, None) else { return };
+    let bench = Bench::new(State::Ready, false, None);
     bench.pod.create(&bench.request("a")).await.unwrap();
     let (pod, machine) = (bench.pod.clone(), bench.machine.clone());
     let start = tokio::spawn(async move { pod.start("a").await });
@@ -217,7 +216,7 @@ async fn a_machine_that_does_not_start_says_why() {
 
 #[tokio::test]
 async fn what_was_never_started_is_deleted() {
-    let Some(mut bench) = Bench::new(State::Ready, true, None) else { return };
+    let mut bench = Bench::new(State::Ready, true, None);
     bench.pod.create(&bench.request("a")).await.unwrap();
     assert_eq!(soon(bench.pod.delete("a")).await.unwrap().1.code, 137);
     assert_eq!(bench.topics(), ["/tasks/create", "/tasks/exit", "/tasks/delete"]);
@@ -225,7 +224,7 @@ async fn what_was_never_started_is_deleted() {
 
 #[tokio::test]
 async fn deleting_calls_a_creation_off() {
-    let Some(bench) = Bench::new(State::Building, true, None) else { return };
+    let bench = Bench::new(State::Building, true, None);
     let (pod, request) = (bench.pod.clone(), bench.request("a"));
     let creation = tokio::spawn(async move { pod.create(&request).await });
     soon(async {
@@ -243,7 +242,7 @@ async fn deleting_calls_a_creation_off() {
 
 #[tokio::test]
 async fn one_machine_at_a_time() {
-    let Some(bench) = Bench::new(State::Ready, true, None) else { return };
+    let bench = Bench::new(State::Ready, true, None);
     bench.pod.create(&bench.request("a")).await.unwrap();
     let error = bench.pod.create(&bench.request("b")).await.unwrap_err();
     assert!(error.to_string().contains("\"a\" is its machine"), "{error}");
@@ -252,7 +251,7 @@ async fn one_machine_at_a_time() {
 
 #[tokio::test]
 async fn signals_mean_buttons() {
-    let Some(bench) = Bench::new(State::Ready, true, None) else { return };
+    let bench = Bench::new(State::Ready, true, None);
     bench.pod.create(&bench.request("a")).await.unwrap();
     bench.pod.start("a").await.unwrap();
     bench.pod.kill("a", 0).unwrap();
@@ -272,7 +271,7 @@ async fn the_reason_reaches_output_and_termination_message() {
     use std::io::Read as _;
     use std::os::unix::fs::OpenOptionsExt as _;
 
-    let Some(bench) = Bench::new(State::Ready, true, None) else { return };
+    let bench = Bench::new(State::Ready, true, None);
     let mut request = bench.request("a");
     let message = bench.directory.path().join("message");
     std::fs::write(&message, "").unwrap();
