@@ -2,13 +2,17 @@
 
 pub mod build;
 pub mod container;
+mod create;
+mod error;
 pub mod lifecycle;
 pub mod machine;
 #[allow(clippy::module_inception, reason = "the pod is the part's main idea")]
 pub mod pod;
+pub mod supervise;
 pub mod vmm;
 
-pub use pod::{Pod, PodError};
+pub use error::PodError;
+pub use pod::Pod;
 
 #[cfg(test)]
 pub(crate) mod tests;

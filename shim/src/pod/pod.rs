@@ -1,112 +1,35 @@
-//! The pod: creates, starts, ends and deletes its containers, and tells containerd in the order that it expects.
+//! The pod's own state, and what containerd asks of it: start, signal, delete and look at its containers.
 //!
 //! Invariants: one machine at a time; no lock is held across an await but [`Container::starting`], so that a question is
-//! answered while a machine is being built, runs or hangs; whatever a failed or abandoned creation made is undone
-//! before its error is told.
+//! answered while a machine is being built, runs or hangs.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use containerd_shim::api::CreateTaskRequest;
 use containerd_shim::protos::cgroups_v2::metrics::Metrics;
-use containerd_shim::protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskIO, TaskOOM, TaskStart};
+use containerd_shim::protos::events::task::{TaskDelete, TaskStart};
 use containerd_shim::protos::protobuf::MessageField;
-use containerd_shim::protos::protobuf::well_known_types::timestamp::Timestamp;
 use oci_spec::runtime::LinuxResources;
 use tokio::sync::watch;
 
-use super::container::{Body, Container, MachineBody, ShimPlace};
+use super::container::Container;
+use super::error::{PodError, illegal};
 use super::lifecycle::{Exit, Illegal, Phase, Step};
-use super::machine::{Builder, CommandError, Machine, Outcome, Request, State};
-use crate::bundle::{Bundle, BundleError, Role};
-use crate::cgroup::{self, Cgroup, CgroupError, OomWatch};
-use crate::rootfs::{Rootfs, RootfsError};
+use super::machine::Builder;
+use super::supervise::{run, task_exit, timestamp};
+use crate::bundle::Role;
+use crate::cgroup;
 use crate::service::events::Publisher;
-use crate::stdio::{Console, Paths, StdioError};
-use crate::termination;
 
-/// How long a VMM may take to build its machine, or to start it.
-const ANSWER: Duration = Duration::from_secs(30);
 /// `SIGRTMIN + 3`: systemd's "power off", the stop signal of images that run it.
 const SIGRTMIN_3: u32 = 37;
-
-/// The pod can't do what containerd asks.
-#[derive(Debug, thiserror::Error)]
-pub enum PodError {
-    /// No such container.
-    #[error("container {0:?} is not known to this shim")]
-    NotFound(String),
-    /// There is nothing left to signal.
-    #[error("container {0:?} has already stopped")]
-    AlreadyStopped(String),
-    /// The id is taken.
-    #[error("container {0:?} exists already")]
-    Exists(String),
-    /// The pod has its machine.
-    #[error("a VM pod has one container, and {running:?} is its machine; remove the other containers from the pod")]
-    SecondMachine {
-        /// The one that is there.
-        running: String,
-    },
-    /// Not now.
-    #[error("container {id:?}: {source}")]
-    Illegal {
-        /// Which.
-        id: String,
-        /// Why not.
-        source: Illegal,
-    },
-    /// A signal that means nothing to a machine.
-    #[error("signal {0} means nothing to a machine: SIGTERM presses its power button, SIGKILL ends it")]
-    Signal(u32),
-    /// A sandbox isn't a machine.
-    #[error("container {0:?} is the pod's sandbox and has no {1}")]
-    Sandbox(String, &'static str),
-    /// What vireo doesn't do.
-    #[error("{0}")]
-    Unsupported(&'static str),
-    /// A request that can't be right.
-    #[error("{0}")]
-    Invalid(String),
-    /// containerd gave up.
-    #[error("container {0:?}: its creation was called off")]
-    Cancelled(String),
-    /// The VMM hangs.
-    #[error("the VMM did not {0} within {ANSWER:?}")]
-    NoAnswer(&'static str),
-    /// The machine ended first.
-    #[error("the machine did not start: {0}")]
-    DidNotStart(String),
-    /// The VMM refused the machine.
-    #[error("{0}")]
-    Refused(String),
-    /// Its folder.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// Its cgroup.
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    /// Its file system.
-    #[error(transparent)]
-    Rootfs(#[from] RootfsError),
-    /// Its streams.
-    #[error(transparent)]
-    Stdio(#[from] StdioError),
-    /// A command to it.
-    #[error(transparent)]
-    Command(#[from] CommandError),
-    /// Its machine.
-    #[error(transparent)]
-    Build(#[from] anyhow::Error),
-}
 
 /// One pod.
 #[derive(Debug)]
 pub struct Pod {
-    builder: Arc<dyn Builder>,
-    events: Publisher,
+    pub(super) builder: Arc<dyn Builder>,
+    pub(super) events: Publisher,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     done: watch::Sender<bool>,
 }
@@ -120,96 +43,6 @@ impl Pod {
     /// The container `id`.
     pub fn container(&self, id: &str) -> Result<Arc<Container>, PodError> {
         self.containers().get(id).cloned().ok_or_else(|| PodError::NotFound(id.into()))
-    }
-
-    /// Makes a container, up to the point where it only needs to be started. Returns its process.
-    pub async fn create(&self, request: &CreateTaskRequest) -> Result<u32, PodError> {
-        if !request.checkpoint.is_empty() || !request.parent_checkpoint.is_empty() {
-            return Err(PodError::Unsupported("restore from a checkpoint: not supported by vireo"));
-        }
-        let bundle = Bundle::open(Path::new(&request.bundle))?;
-        let stdio = Paths {
-            stdin: request.stdin.clone(),
-            stdout: request.stdout.clone(),
-            stderr: request.stderr.clone(),
-            terminal: request.terminal,
-        };
-        let container = Arc::new(Container::new(request.id.clone(), bundle, stdio));
-        let creation = Creation::begin(self, container.clone())?;
-        let (pid, body) = tokio::select! {
-            made = self.make(&container, request) => made?,
-            () = container.cancel.notified() => return Err(PodError::Cancelled(request.id.clone())),
-        };
-        let watched = match &body {
-            Body::Machine(body) => Some((body.machine.state(), OomWatch::new(body.cgroup.path()))),
-            Body::Sandbox(_) => None,
-        };
-        container.built(pid, body).map_err(|source| illegal(&container, source))?;
-        creation.finish();
-        self.events.publish(&TaskCreate {
-            container_id: request.id.clone(),
-            bundle: request.bundle.clone(),
-            rootfs: request.rootfs.clone(),
-            io: MessageField::some(TaskIO {
-                stdin: request.stdin.clone(),
-                stdout: request.stdout.clone(),
-                stderr: request.stderr.clone(),
-                terminal: request.terminal,
-                ..Default::default()
-            }),
-            pid,
-            ..Default::default()
-        });
-        if let Some((state, oom)) = watched {
-            let oom = oom.unwrap_or_else(|error| {
-                log::warn!("container {}: OOM kills will not be told: {error}", container.id);
-                None
-            });
-            tokio::spawn(supervise(container, state, oom, self.events.clone()));
-        }
-        Ok(pid)
-    }
-
-    /// The network namespace that CNI has set up. Only the sandbox's spec names it: the other containers' say "that of
-    /// the sandbox's process", which is this one, in the node's.
-    fn netns(&self, bundle: &Bundle) -> Option<PathBuf> {
-        let sandbox = bundle.sandbox_id().map(|id| self.containers().get(id).cloned());
-        match &sandbox {
-            Some(sandbox) => sandbox.as_ref()?.bundle.netns(),
-            None => bundle.netns(),
-        }
-        .map(Path::to_owned)
-    }
-
-    async fn make(&self, container: &Container, request: &CreateTaskRequest) -> Result<(u32, Body), PodError> {
-        let bundle = &container.bundle;
-        let place = cgroup::place(Some(bundle.spec()), &container.id)?;
-        if container.role == Role::Sandbox {
-            // Its limits are meant for a process that only sleeps (a CPU share of almost nothing): the pod's hold.
-            let place = ShimPlace::take(Cgroup::create(&place, None)?)?;
-            return Ok((std::process::id(), Body::Sandbox(place)));
-        }
-        let resources = bundle.spec().linux().as_ref().and_then(|linux| linux.resources().as_ref());
-        let rootfs = Rootfs::mount(request, bundle.rootfs()).await?;
-        let cgroup = Cgroup::create(&place, resources)?;
-        let netns = self.netns(bundle);
-        let machine = self.builder.build(Request { id: &container.id, bundle, cgroup: &cgroup, netns }).await?;
-        let mut state = machine.state();
-        let built = tokio::time::timeout(ANSWER, state.wait_for(|state| *state != State::Building)).await;
-        match built.map_err(|_| PodError::NoAnswer("build its machine"))?.as_deref() {
-            Ok(State::Ended { outcome, .. }) => return Err(PodError::Refused(reason(outcome))),
-            Ok(_) => {}
-            Err(_) => return Err(PodError::NoAnswer("build its machine")),
-        }
-        let console = if container.stdio.stdin.is_empty() && container.stdio.stdout.is_empty() {
-            None
-        } else {
-            let (console, socket) = Console::open(&container.stdio)?;
-            machine.attach_console(socket)?;
-            Some(Arc::new(console))
-        };
-        let pid = machine.pid();
-        Ok((pid, Body::Machine(MachineBody { machine, console, cgroup, rootfs })))
     }
 
     /// Starts a container; when this returns its guest runs. Returns its process.
@@ -362,139 +195,7 @@ impl Pod {
         let _ = self.done.subscribe().wait_for(|done| *done).await;
     }
 
-    fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
+    pub(super) fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
         self.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A container's place in the pod while it is being created: taken back unless the creation finishes.
-struct Creation<'a> {
-    pod: &'a Pod,
-    id: Option<String>,
-}
-
-impl<'a> Creation<'a> {
-    fn begin(pod: &'a Pod, container: Arc<Container>) -> Result<Creation<'a>, PodError> {
-        let id = container.id.clone();
-        let mut containers = pod.containers();
-        if containers.contains_key(&id) {
-            return Err(PodError::Exists(id));
-        }
-        let other = containers.values().find(|other| {
-            other.role == Role::Machine && container.role == Role::Machine && other.phase().exit().is_none()
-        });
-        if let Some(other) = other {
-            return Err(PodError::SecondMachine { running: other.id.clone() });
-        }
-        containers.insert(id.clone(), container);
-        Ok(Creation { pod, id: Some(id) })
-    }
-
-    fn finish(mut self) {
-        self.id = None;
-    }
-}
-
-impl Drop for Creation<'_> {
-    fn drop(&mut self) {
-        if let Some(id) = self.id.take() {
-            self.pod.containers().remove(&id);
-        }
-    }
-}
-
-/// Follows a machine to its end and tells of it.
-async fn supervise(
-    container: Arc<Container>,
-    mut state: watch::Receiver<State>,
-    mut oom: Option<OomWatch>,
-    events: Publisher,
-) {
-    let killed = TaskOOM { container_id: container.id.clone(), ..Default::default() };
-    let mut out_of_memory = false;
-    let mut outcome = loop {
-        tokio::select! {
-            kill = next_kill(&mut oom) => match kill {
-                Ok(()) => {
-                    out_of_memory = true;
-                    events.publish(&killed);
-                }
-                Err(error) => {
-                    log::warn!("container {}: OOM kills are no longer told: {error}", container.id);
-                    oom = None;
-                }
-            },
-            ended = state.wait_for(|state| matches!(state, State::Ended { .. })) => break match ended.as_deref() {
-                Ok(State::Ended { outcome, .. }) => outcome.clone(),
-                _ => Outcome { code: 1, reason: Some("lost".into()) },
-            },
-        }
-    };
-    // The kill may have been told to the parent before inotify told of it.
-    if oom.as_mut().is_some_and(OomWatch::check) {
-        out_of_memory = true;
-        events.publish(&killed);
-    }
-    if out_of_memory {
-        outcome = Outcome { code: 137, reason: Some("out of memory: the container's limit is too low".into()) };
-    }
-    let at = SystemTime::now();
-    let last = outcome.reason.as_ref().map(|reason| format!("vireo: {reason}"));
-    if let Some(console) = container.console() {
-        console.finish(last.as_deref()).await;
-    }
-    if let Some(last) = &last {
-        log::info!("container {}: exit {}: {last}", container.id, outcome.code);
-        termination::write(container.bundle.spec(), last);
-    }
-    let _decided = container.starting.lock().await;
-    let exit = Exit { code: outcome.code, at };
-    if container.step(Step::Ended(exit.clone())).is_ok() {
-        events.publish(&task_exit(&container, &exit));
-    }
-}
-
-async fn next_kill(oom: &mut Option<OomWatch>) -> std::io::Result<()> {
-    match oom {
-        Some(oom) => oom.killed().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Starts a machine and waits until its guest runs, or has run.
-async fn run(machine: &dyn Machine) -> Result<(), PodError> {
-    let mut state = machine.state();
-    machine.start()?;
-    let decided = |state: &State| matches!(state, State::Started | State::Ended { .. });
-    let started = tokio::time::timeout(ANSWER, state.wait_for(decided)).await;
-    match started.map_err(|_| PodError::NoAnswer("start its machine"))?.as_deref() {
-        Ok(State::Ended { outcome, started: false }) => Err(PodError::DidNotStart(reason(outcome))),
-        Ok(_) => Ok(()),
-        Err(_) => Err(PodError::NoAnswer("start its machine")),
-    }
-}
-
-fn reason(outcome: &Outcome) -> String {
-    outcome.reason.clone().unwrap_or_else(|| "it ended".into())
-}
-
-fn illegal(container: &Container, source: Illegal) -> PodError {
-    PodError::Illegal { id: container.id.clone(), source }
-}
-
-fn task_exit(container: &Container, exit: &Exit) -> TaskExit {
-    TaskExit {
-        container_id: container.id.clone(),
-        // The init process has the container's id.
-        id: container.id.clone(),
-        pid: container.pid(),
-        exit_status: exit.code,
-        exited_at: MessageField::some(timestamp(exit.at)),
-        ..Default::default()
-    }
-}
-
-/// A protobuf timestamp.
-pub fn timestamp(at: SystemTime) -> Timestamp {
-    Timestamp::from(at)
 }

@@ -21,7 +21,7 @@ use ttrpc::Code;
 use ttrpc::r#async::{Service, TtrpcContext};
 use ttrpc::error::get_rpc_status;
 
-use crate::pod::pod::timestamp;
+use crate::pod::supervise::timestamp;
 use crate::pod::{Pod, PodError};
 
 /// The names under which the service is served.

@@ -1,0 +1,148 @@
+//! The creation of a container: its place in the pod, its cgroup, its file system, its machine.
+//!
+//! Invariant: whatever a failed or abandoned creation made is undone before its error is told.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use containerd_shim::api::CreateTaskRequest;
+use containerd_shim::protos::events::task::{TaskCreate, TaskIO};
+use containerd_shim::protos::protobuf::MessageField;
+
+use super::container::{Body, Container, MachineBody, ShimPlace};
+use super::error::{PodError, illegal};
+use super::machine::{Request, State};
+use super::pod::Pod;
+use super::supervise::{ANSWER, reason, supervise};
+use crate::bundle::{Bundle, Role};
+use crate::cgroup::{self, Cgroup, OomWatch};
+use crate::rootfs::Rootfs;
+use crate::stdio::{Console, Paths};
+
+impl Pod {
+    /// Makes a container, up to the point where it only needs to be started. Returns its process.
+    pub async fn create(&self, request: &CreateTaskRequest) -> Result<u32, PodError> {
+        if !request.checkpoint.is_empty() || !request.parent_checkpoint.is_empty() {
+            return Err(PodError::Unsupported("restore from a checkpoint: not supported by vireo"));
+        }
+        let bundle = Bundle::open(Path::new(&request.bundle))?;
+        let stdio = Paths {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let container = Arc::new(Container::new(request.id.clone(), bundle, stdio));
+        let creation = Creation::begin(self, container.clone())?;
+        let (pid, body) = tokio::select! {
+            made = self.make(&container, request) => made?,
+            () = container.cancel.notified() => return Err(PodError::Cancelled(request.id.clone())),
+        };
+        let watched = match &body {
+            Body::Machine(body) => Some((body.machine.state(), OomWatch::new(body.cgroup.path()))),
+            Body::Sandbox(_) => None,
+        };
+        container.built(pid, body).map_err(|source| illegal(&container, source))?;
+        creation.finish();
+        self.events.publish(&TaskCreate {
+            container_id: request.id.clone(),
+            bundle: request.bundle.clone(),
+            rootfs: request.rootfs.clone(),
+            io: MessageField::some(TaskIO {
+                stdin: request.stdin.clone(),
+                stdout: request.stdout.clone(),
+                stderr: request.stderr.clone(),
+                terminal: request.terminal,
+                ..Default::default()
+            }),
+            pid,
+            ..Default::default()
+        });
+        if let Some((state, oom)) = watched {
+            let oom = oom.unwrap_or_else(|error| {
+                log::warn!("container {}: OOM kills will not be told: {error}", container.id);
+                None
+            });
+            tokio::spawn(supervise(container, state, oom, self.events.clone()));
+        }
+        Ok(pid)
+    }
+
+    /// The network namespace that CNI has set up. Only the sandbox's spec names it: the other containers' say "that of
+    /// the sandbox's process", which is this one, in the node's.
+    fn netns(&self, bundle: &Bundle) -> Option<PathBuf> {
+        let sandbox = bundle.sandbox_id().map(|id| self.containers().get(id).cloned());
+        match &sandbox {
+            Some(sandbox) => sandbox.as_ref()?.bundle.netns(),
+            None => bundle.netns(),
+        }
+        .map(Path::to_owned)
+    }
+
+    async fn make(&self, container: &Container, request: &CreateTaskRequest) -> Result<(u32, Body), PodError> {
+        let bundle = &container.bundle;
+        let place = cgroup::place(Some(bundle.spec()), &container.id)?;
+        if container.role == Role::Sandbox {
+            // Its limits are meant for a process that only sleeps (a CPU share of almost nothing): the pod's hold.
+            let place = ShimPlace::take(Cgroup::create(&place, None)?)?;
+            return Ok((std::process::id(), Body::Sandbox(place)));
+        }
+        let resources = bundle.spec().linux().as_ref().and_then(|linux| linux.resources().as_ref());
+        let rootfs = Rootfs::mount(request, bundle.rootfs()).await?;
+        let cgroup = Cgroup::create(&place, resources)?;
+        let netns = self.netns(bundle);
+        let machine = self.builder.build(Request { id: &container.id, bundle, cgroup: &cgroup, netns }).await?;
+        let mut state = machine.state();
+        let built = tokio::time::timeout(ANSWER, state.wait_for(|state| *state != State::Building)).await;
+        match built.map_err(|_| PodError::NoAnswer("build its machine"))?.as_deref() {
+            Ok(State::Ended { outcome, .. }) => return Err(PodError::Refused(reason(outcome))),
+            Ok(_) => {}
+            Err(_) => return Err(PodError::NoAnswer("build its machine")),
+        }
+        let console = if container.stdio.stdin.is_empty() && container.stdio.stdout.is_empty() {
+            None
+        } else {
+            let (console, socket) = Console::open(&container.stdio)?;
+            machine.attach_console(socket)?;
+            Some(Arc::new(console))
+        };
+        let pid = machine.pid();
+        Ok((pid, Body::Machine(MachineBody { machine, console, cgroup, rootfs })))
+    }
+}
+
+/// A container's place in the pod while it is being created: taken back unless the creation finishes.
+struct Creation<'a> {
+    pod: &'a Pod,
+    id: Option<String>,
+}
+
+impl<'a> Creation<'a> {
+    fn begin(pod: &'a Pod, container: Arc<Container>) -> Result<Creation<'a>, PodError> {
+        let id = container.id.clone();
+        let mut containers = pod.containers();
+        if containers.contains_key(&id) {
+            return Err(PodError::Exists(id));
+        }
+        let other = containers.values().find(|other| {
+            other.role == Role::Machine && container.role == Role::Machine && other.phase().exit().is_none()
+        });
+        if let Some(other) = other {
+            return Err(PodError::SecondMachine { running: other.id.clone() });
+        }
+        containers.insert(id.clone(), container);
+        Ok(Creation { pod, id: Some(id) })
+    }
+
+    fn finish(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Creation<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.pod.containers().remove(&id);
+        }
+    }
+}
