@@ -6,6 +6,10 @@ use std::thread::{Builder, JoinHandle};
 use crate::event_loop::{EventLoop, Handle};
 use crate::jail::seccomp::{self, ThreadKind};
 
+/// Stack of the machine's threads, bytes: far more than they use, and less than the 2 MiB of a transparent huge page, which
+/// the first touch of a larger stack may take.
+pub const STACK_SIZE: usize = 256 << 10;
+
 /// A thread that serves an event loop until it's dropped, which waits for it to end.
 #[derive(Debug)]
 pub struct Worker {
@@ -20,7 +24,7 @@ impl Worker {
         register(&mut events)?;
         let handle = events.handle();
         let owned = name.to_owned();
-        let thread = Builder::new().name(name.to_owned()).spawn(move || {
+        let thread = Builder::new().name(name.to_owned()).stack_size(STACK_SIZE).spawn(move || {
             seccomp::confine(ThreadKind::Worker);
             if let Err(error) = events.run() {
                 eprintln!("thread {owned}: event loop: {error}");

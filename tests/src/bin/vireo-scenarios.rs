@@ -26,7 +26,7 @@ enum Action {
         /// Leave out those that have nothing to do with containerd.
         #[arg(long)]
         containerd_only: bool,
-        /// Only those whose name has this in it.
+        /// Only those whose name has this in it, or one of several with commas between.
         #[arg(long)]
         only: Option<String>,
     },

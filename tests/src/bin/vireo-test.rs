@@ -12,7 +12,7 @@ struct Arguments {
     /// unit, machine, node, cluster, or all.
     #[arg(default_value = "all")]
     layer: String,
-    /// Only the scenarios whose name has this in it (node layer).
+    /// Only the scenarios whose name has this in it, or one of several with commas between (node layer).
     #[arg(long)]
     only: Option<String>,
 }

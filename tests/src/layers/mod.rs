@@ -35,7 +35,8 @@ impl Layer {
         }
     }
 
-    /// Runs it, showing its tests as they go. `only` picks scenarios of the node layer by a part of their name.
+    /// Runs it, showing its tests as they go. `only` picks scenarios of the node layer by parts of their names,
+    /// with commas between.
     pub fn run(self, only: Option<&str>) -> Result<Tally> {
         match self {
             Self::Unit => {

@@ -39,7 +39,7 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
             tally.why.push(format!("the scenarios under containerd {version} ended with {code} half-way"));
         }
     }
-    if only.is_none_or(|only| FULL_DEBIAN.contains(only)) {
+    if only.is_none_or(|only| only.split(',').any(|part| FULL_DEBIAN.contains(part))) {
         tally += full_debian();
     }
     if tally.failed > 0 {

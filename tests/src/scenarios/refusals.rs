@@ -68,10 +68,16 @@ fn absurd_sizes(bench: &mut Bench) -> Result<()> {
 }
 
 fn no_kernel(bench: &mut Bench) -> Result<()> {
-    for (path, word) in [("/boot/nothing", "kernelPath"), ("/boot", "directory"), ("/boot/initrd.img", "kernel")] {
+    let field = "firmware.kernelBoot.container.kernelPath: ";
+    let cases = [
+        ("/boot/nothing", [field, "/boot/nothing"]),
+        ("/boot", [field, "directory"]),
+        ("/boot/initrd.img", ["kernel: ", "neither a bzImage nor an ELF file"]),
+    ];
+    for (path, words) in cases {
         let mut spec = vmi("");
         spec["domain"]["firmware"]["kernelBoot"]["container"]["kernelPath"] = path.into();
-        refused(bench, PodSpec::described(&spec), &[word, path])?;
+        refused(bench, PodSpec::described(&spec), &words)?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use crate::ending::{Ending, Outcome};
 use crate::jail::seccomp::{self, ThreadKind};
 use crate::memory::GuestRam;
 use crate::vcpu::kick;
+use crate::worker::STACK_SIZE;
 
 /// Why a machine could not be set running.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +60,7 @@ impl Machine {
         for vcpu in vcpus.into_iter().rev() {
             let index = vcpu.index;
             let started = if index == 0 { started.take() } else { None };
-            let thread = Builder::new().name(format!("vcpu{index}")).spawn(move || {
+            let thread = Builder::new().name(format!("vcpu{index}")).stack_size(STACK_SIZE).spawn(move || {
                 seccomp::confine(ThreadKind::Vcpu);
                 vcpu.run(|| {
                     if let Some(started) = started {
