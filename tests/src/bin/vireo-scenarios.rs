@@ -29,6 +29,9 @@ enum Action {
         /// Only those whose name has this in it, or one of several with commas between.
         #[arg(long)]
         only: Option<String>,
+        /// But not these; commas between.
+        #[arg(long, value_delimiter = ',')]
+        without: Vec<String>,
     },
     /// The demo's part in the node.
     Demo {
@@ -50,8 +53,8 @@ fn main() -> Result<ExitCode> {
             scenarios::list();
             true
         }
-        Action::Run { containerd, containerd_only, only } => {
-            scenarios::run(&Selection { containerd, containerd_only, only })?
+        Action::Run { containerd, containerd_only, only, without } => {
+            scenarios::run(&Selection { containerd, containerd_only, only, without })?
         }
         Action::Demo { containerd } => {
             scenarios::demo::demo(&containerd)?;

@@ -13,31 +13,58 @@ const CONTAINERDS: [&str; 2] = ["1.6", "1.7"];
 /// A test of the host's side.
 const FULL_DEBIAN: &str = "full_debian_guest_is_whole";
 
-/// Boots a node and runs the scenarios.
+/// How many nodes may be lost: an emulated one is as good as its emulator.
+const LOSSES: u32 = 3;
+
+/// Boots a node and runs the scenarios. When a node is lost, a fresh one goes on with those that have not ended, and the
+/// tally says so.
 pub fn run(only: Option<&str>) -> Result<Tally> {
-    let node = Node::boot(&Options::prepare("suite", Build::Release, false)?)?;
+    let options = Options::prepare("suite", Build::Release, false)?;
+    let mut node = Node::boot(&options)?;
     let mut tally = Tally::default();
+    let mut lost = 0;
     for (index, version) in CONTAINERDS.into_iter().enumerate() {
         println!("\nscenarios under containerd {version}");
-        let mut arguments = vec!["/vireo/bin/vireo-scenarios", "run", "--containerd", version];
-        if index > 0 {
-            // Scenarios that have nothing to do with containerd ran before.
-            arguments.push("--containerd-only");
-        }
-        if let Some(only) = only {
-            arguments.extend(["--only", only]);
-        }
         let mut lines = Lines::default();
-        let code = node.agent().run(Request::new(arguments), |stream, bytes| match stream {
-            Stream::Output => lines.push(bytes),
-            Stream::Error => drop(std::io::stderr().write_all(bytes)),
-        })?;
-        if let Some(summary) = lines.summary {
-            tally += summary;
-        } else {
-            tally.failed += 1;
-            tally.why.push(format!("the scenarios under containerd {version} ended with {code} half-way"));
+        loop {
+            let mut arguments = vec!["/vireo/bin/vireo-scenarios", "run", "--containerd", version];
+            if index > 0 {
+                // Scenarios that have nothing to do with containerd ran before.
+                arguments.push("--containerd-only");
+            }
+            if let Some(only) = only {
+                arguments.extend(["--only", only]);
+            }
+            let ended = lines.ended.join(",");
+            if !ended.is_empty() {
+                arguments.extend(["--without", &ended]);
+            }
+            let result = node.agent().run(Request::new(arguments), |stream, bytes| match stream {
+                Stream::Output => lines.push(bytes),
+                Stream::Error => drop(std::io::stderr().write_all(bytes)),
+            });
+            match result {
+                Ok(_) if lines.complete => break,
+                Ok(code) => {
+                    lines.tally.failed += 1;
+                    lines
+                        .tally
+                        .why
+                        .push(format!("the scenarios under containerd {version} ended with {code} half-way"));
+                    break;
+                }
+                Err(error) if lost == LOSSES => return Err(error),
+                Err(error) => {
+                    lost += 1;
+                    println!("    node lost: {error:#}\n{}", node.last_words());
+                    let after = lines.ended.last().map_or("the start", String::as_str);
+                    tally.why.push(format!("a node was lost after {after} under containerd {version}"));
+                    drop(node);
+                    node = Node::boot(&options)?;
+                }
+            }
         }
+        tally += lines.tally;
     }
     if only.is_none_or(|only| only.split(',').any(|part| FULL_DEBIAN.contains(part))) {
         tally += full_debian();
@@ -62,11 +89,15 @@ fn full_debian() -> Tally {
     }
 }
 
-/// Shows output by lines and keeps the summary.
+/// Shows output by lines and counts the scenarios in it.
 #[derive(Default)]
 struct Lines {
     rest: Vec<u8>,
-    summary: Option<Tally>,
+    /// Names of those that have ended.
+    ended: Vec<String>,
+    tally: Tally,
+    /// All have.
+    complete: bool,
 }
 
 impl Lines {
@@ -76,9 +107,38 @@ impl Lines {
             let line: Vec<u8> = self.rest.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line);
             print!("{line}");
-            if line.starts_with("scenarios: ") {
-                self.summary = Tally::parse(&line);
-            }
+            self.take(&line);
         }
+    }
+
+    fn take(&mut self, line: &str) {
+        self.complete |= line.starts_with("scenarios: ");
+        // `    PASS [  12.3s] name`
+        let Some((verdict, rest)) = line.strip_prefix("    ").and_then(|line| line.split_once(" [")) else { return };
+        let Some((_, name)) = rest.trim_end().split_once("s] ") else { return };
+        match verdict {
+            "PASS" => self.tally.passed += 1,
+            "FAIL" => self.tally.failed += 1,
+            _ => return,
+        }
+        self.ended.push(name.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lines;
+
+    #[test]
+    fn scenarios_are_counted_by_their_lines() {
+        let mut lines = Lines::default();
+        lines.push(
+            b"    PASS [  12.5s] one\n    FAIL [   0.1s] two\n        PASS [1.0s] said by two\n    PASS [ 100.0s] th",
+        );
+        lines.push(b"ree\n");
+        assert_eq!((lines.tally.passed, lines.tally.failed, lines.complete), (2, 1, false));
+        assert_eq!(lines.ended, ["one", "two", "three"]);
+        lines.push(b"scenarios: 2 passed, 1 failed\n");
+        assert!(lines.complete);
     }
 }
