@@ -19,6 +19,8 @@ use crate::service::events::{Item, Publisher};
 pub(crate) struct Double {
     state: watch::Sender<State>,
     pub(crate) calls: Mutex<Vec<&'static str>>,
+    /// Where it was built.
+    netns: Mutex<Option<PathBuf>>,
     starts: bool,
 }
 
@@ -81,7 +83,8 @@ struct DoubleBuilder {
 
 #[async_trait]
 impl Builder for DoubleBuilder {
-    async fn build(&self, _: Request<'_>) -> anyhow::Result<Arc<dyn Machine>> {
+    async fn build(&self, request: Request<'_>) -> anyhow::Result<Arc<dyn Machine>> {
+        (*self.machine.netns.lock().unwrap()).clone_from(&request.netns);
         match self.refusal {
             Some(text) => Err(anyhow::anyhow!("disk \"root\"").context(text)),
             None => Ok(self.machine.clone()),
@@ -109,11 +112,24 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let name = directory.path().file_name().unwrap().to_str().unwrap();
         let parent = cgroup::tests::writable(name.trim_start_matches('.'));
-        let calls = Mutex::default();
-        let machine = Arc::new(Double { state: watch::Sender::new(state), calls, starts });
+        let (calls, netns) = (Mutex::default(), Mutex::default());
+        let machine = Arc::new(Double { state: watch::Sender::new(state), calls, netns, starts });
         let (publisher, events) = Publisher::new("k8s.io");
         let pod = Pod::new(Arc::new(DoubleBuilder { machine: machine.clone(), refusal }), publisher);
         Bench { pod, machine, events, directory, parent }
+    }
+
+    /// As the CRI plugin of containerd asks: `kind` of a container, with its network namespace.
+    fn pod_request(&self, id: &str, kind: &str, netns: &str) -> CreateTaskRequest {
+        let request = self.request(id);
+        let group = self.parent.file_name().unwrap().to_str().unwrap();
+        let spec = serde_json::json!({
+            "ociVersion": "1.1.0",
+            "annotations": {"io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-id": "sandbox"},
+            "linux": {"cgroupsPath": format!("/{group}/{id}"), "namespaces": [{"type": "network", "path": netns}]},
+        });
+        std::fs::write(PathBuf::from(&request.bundle).join("config.json"), spec.to_string()).unwrap();
+        request
     }
 
     pub(crate) fn request(&self, id: &str) -> CreateTaskRequest {
@@ -238,6 +254,21 @@ async fn deleting_calls_a_creation_off() {
     assert!(!bench.cgroup("a").exists());
     bench.pod.shutdown();
     soon(bench.pod.done()).await;
+}
+
+#[tokio::test]
+async fn the_sandbox_names_the_network_namespace() {
+    let bench = Bench::new(State::Ready, true, None);
+    bench.pod.create(&bench.pod_request("sandbox", "sandbox", "/run/netns/pod")).await.unwrap();
+    // What the CRI plugin writes for the others: that of the sandbox's process, which is the shim.
+    bench.pod.create(&bench.pod_request("a", "container", "/proc/4242/ns/net")).await.unwrap();
+    let netns = bench.machine.netns.lock().unwrap().take();
+    assert_eq!(netns.as_deref(), Some(std::path::Path::new("/run/netns/pod")));
+    bench.machine.end(0, None);
+    bench.pod.wait("a").await.unwrap();
+    bench.pod.delete("a").await.unwrap();
+    bench.pod.kill("sandbox", 9).unwrap();
+    bench.pod.delete("sandbox").await.unwrap();
 }
 
 #[tokio::test]
