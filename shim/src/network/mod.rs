@@ -28,8 +28,6 @@ use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
 use vireo_runtimeclass::validate::parse_mac;
 use vireo_vmm::tap::open_tap;
 
-use crate::translate::PlannedNic;
-
 /// The guest's address.
 pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// The guest's gateway: the host side of its tap.
@@ -40,6 +38,19 @@ pub const PREFIX_LEN: u8 = 24;
 pub const GUEST_IP_ARGUMENT: &str = "ip=10.0.2.2::10.0.2.1:255.255.255.0::eth0:off";
 /// Name of the tap.
 const TAP: &str = "tap0";
+
+/// An interface whose host side is there.
+#[derive(Debug)]
+pub struct PlannedNic {
+    /// For messages.
+    pub name: String,
+    /// The tap.
+    pub tap: File,
+    /// The guest's hardware address.
+    pub mac: [u8; 6],
+    /// The MTU of the path, bytes.
+    pub mtu: Option<u16>,
+}
 
 /// An interface as asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

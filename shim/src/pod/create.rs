@@ -11,9 +11,9 @@ use containerd_shim::protos::protobuf::MessageField;
 
 use super::container::{Body, Container, MachineBody, ShimPlace};
 use super::error::{PodError, illegal};
-use super::machine::{Request, State};
+use super::machine::{ANSWER, Request, State};
 use super::pod::Pod;
-use super::supervise::{ANSWER, reason, supervise};
+use super::supervise::{reason, supervise};
 use crate::bundle::{Bundle, Role};
 use crate::cgroup::{self, Cgroup, OomWatch};
 use crate::rootfs::Rootfs;

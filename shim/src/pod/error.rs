@@ -2,8 +2,7 @@
 
 use super::container::Container;
 use super::lifecycle::Illegal;
-use super::machine::CommandError;
-use super::supervise::ANSWER;
+use super::machine::{ANSWER, CommandError};
 use crate::bundle::BundleError;
 use crate::cgroup::CgroupError;
 use crate::rootfs::RootfsError;

@@ -5,12 +5,16 @@ use std::fmt::Debug;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
 use crate::bundle::Bundle;
 use crate::cgroup::Cgroup;
+
+/// How long a VMM may take to build its machine, or to start it.
+pub const ANSWER: Duration = Duration::from_secs(30);
 
 /// How a machine ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

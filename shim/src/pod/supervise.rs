@@ -3,7 +3,7 @@
 //! Invariant: an end is told after the start that it follows, and after the console's last output.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use containerd_shim::protos::events::task::{TaskExit, TaskOOM};
 use containerd_shim::protos::protobuf::MessageField;
@@ -13,13 +13,10 @@ use tokio::sync::watch;
 use super::container::Container;
 use super::error::PodError;
 use super::lifecycle::{Exit, Step};
-use super::machine::{Machine, Outcome, State};
+use super::machine::{ANSWER, Machine, Outcome, State};
 use crate::cgroup::OomWatch;
 use crate::service::events::Publisher;
 use crate::termination;
-
-/// How long a VMM may take to build its machine, or to start it.
-pub const ANSWER: Duration = Duration::from_secs(30);
 
 /// Follows a machine to its end and tells of it.
 pub async fn supervise(

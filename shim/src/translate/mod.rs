@@ -20,6 +20,7 @@ use vireo_runtimeclass::pod::{ANNOTATION_VMI, DEFAULT_ID};
 use vireo_runtimeclass::{ParseError, parse_vmi};
 use vireo_vmm::config::{FdIndex, JailConfig, MachineConfig, NicConfig};
 
+use crate::network::PlannedNic;
 use crate::node_config::NodeConfig;
 use crate::volume::{ImageRoot, VolumeError};
 
@@ -55,19 +56,6 @@ pub enum Place<'a> {
         /// Whom the VMM becomes.
         jail: JailConfig,
     },
-}
-
-/// An interface whose host side is there.
-#[derive(Debug)]
-pub struct PlannedNic {
-    /// For messages.
-    pub name: String,
-    /// The tap.
-    pub tap: File,
-    /// The guest's hardware address.
-    pub mac: [u8; 6],
-    /// The MTU of the path, bytes.
-    pub mtu: Option<u16>,
 }
 
 /// What the launcher needs.

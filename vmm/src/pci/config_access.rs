@@ -10,6 +10,19 @@ use crate::bus::BusDevice;
 /// Bytes of configuration space that a conventional function has.
 const CONVENTIONAL: u16 = 256;
 
+impl PciRoot {
+    /// The configuration space as memory, for [`crate::memory::layout::ECAM_START`].
+    pub fn ecam(self: &Arc<Self>) -> Arc<dyn BusDevice> {
+        Arc::new(Ecam(Arc::clone(self)))
+    }
+
+    /// The configuration space as eight ports from [`crate::memory::layout::port::PCI_CONFIG`]; one-byte accesses to the
+    /// second (0xCF9) go to `reset` at offset 0.
+    pub fn config_ports(self: &Arc<Self>, reset: Arc<dyn BusDevice>) -> Arc<dyn BusDevice> {
+        Arc::new(ConfigPorts { root: Arc::clone(self), reset, address: AtomicU32::new(0) })
+    }
+}
+
 /// Reads from function `function` of `slot` on bus 0; what isn't there is left as all ones.
 fn read(root: &PciRoot, slot: usize, function: u8, register: u16, data: &mut [u8]) {
     let Some(target) = root.function(slot).filter(|_| function == 0) else { return };
@@ -34,7 +47,7 @@ fn narrow(register: u16, len: usize) -> Option<u8> {
 
 /// The enhanced configuration access mechanism for bus 0 (PCI Express 5.0 §7.2.2).
 #[derive(Debug)]
-pub struct Ecam(pub(super) Arc<PciRoot>);
+struct Ecam(Arc<PciRoot>);
 
 /// Slot, function and register in an ECAM offset.
 fn ecam_address(offset: u64) -> Option<(usize, u8, u16)> {
@@ -62,10 +75,10 @@ impl BusDevice for Ecam {
 }
 
 /// Configuration mechanism #1 (PCI 3.0 §3.2.2.3.2) on ports 0xCF8 to 0xCFF, with the reset register at 0xCF9 between.
-pub struct ConfigPorts {
-    pub(super) root: Arc<PciRoot>,
-    pub(super) reset: Arc<dyn BusDevice>,
-    pub(super) address: AtomicU32,
+struct ConfigPorts {
+    root: Arc<PciRoot>,
+    reset: Arc<dyn BusDevice>,
+    address: AtomicU32,
 }
 
 impl std::fmt::Debug for ConfigPorts {

@@ -2,15 +2,13 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use kvm_ioctls::VmFd;
 
-use super::config_access::{ConfigPorts, Ecam};
 use super::host_bridge::HostBridge;
 use super::{Error, PciFunction, SLOTS};
-use crate::bus::{Bus, BusDevice};
+use crate::bus::Bus;
 use crate::event_loop;
 use crate::interrupts::Interrupts;
 use crate::memory::GuestRam;
@@ -110,17 +108,6 @@ impl PciRoot {
         let address = self.place(BAR_SIZE)?;
         slots.push(VirtioPci::new(device, Arc::clone(&self.host), address)?);
         Ok(())
-    }
-
-    /// The configuration space as memory, for [`crate::memory::layout::ECAM_START`].
-    pub fn ecam(self: &Arc<Self>) -> Arc<dyn BusDevice> {
-        Arc::new(Ecam(Arc::clone(self)))
-    }
-
-    /// The configuration space as eight ports from [`crate::memory::layout::port::PCI_CONFIG`]; one-byte accesses to the
-    /// second (0xCF9) go to `reset` at offset 0.
-    pub fn config_ports(self: &Arc<Self>, reset: Arc<dyn BusDevice>) -> Arc<dyn BusDevice> {
-        Arc::new(ConfigPorts { root: Arc::clone(self), reset, address: AtomicU32::new(0) })
     }
 
     /// Stops all devices; when it returns none of them touches guest memory. Not to be called from a device's thread.

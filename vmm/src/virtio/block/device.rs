@@ -5,15 +5,12 @@ use std::sync::Arc;
 
 use virtio_bindings::virtio_blk as vb;
 
-use super::request::{ID_BYTES, MAX_RANGES};
+use super::request::{MAX_RANGES, Serial};
 use super::worker::QueueWorker;
 use crate::disk::{Image, SECTOR};
 use crate::virtio::device::{ActivateError, Activation, DeviceId, VirtioDevice, read_bytes};
 use crate::virtio::virtqueue::{KICKED, Virtqueue};
 use crate::worker::Worker;
-
-/// A disk's serial number, padded with zeros.
-pub type Serial = [u8; ID_BYTES];
 
 /// Requests that may be under way.
 const QUEUE_SIZE: u16 = 256;

@@ -8,4 +8,5 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use device::{Block, Serial};
+pub use device::Block;
+pub use request::Serial;

@@ -23,6 +23,8 @@ mod kind {
 const HEADER: usize = 16;
 /// Bytes of a disk's serial number.
 pub const ID_BYTES: usize = 20;
+/// A disk's serial number, padded with zeros.
+pub type Serial = [u8; ID_BYTES];
 /// Bytes of one range of a discard or write-zeroes request.
 const RANGE: usize = 16;
 /// Ranges that one such request may hold.

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use vm_memory::Bytes;
 
-use super::device::Serial;
-use super::request::{self, ID_BYTES, Limits, Parsed, Request, Status};
+use super::request::{self, ID_BYTES, Limits, Parsed, Request, Serial, Status};
 use crate::disk::Image;
 use crate::memory::GuestRam;
 use crate::memory::guest_buffers::GuestBuffers;
