@@ -80,6 +80,8 @@ calls! {
     list_containers(ListContainersRequest) -> ListContainersResponse;
     /// A container's state and exit.
     container_status(ContainerStatusRequest) -> ContainerStatusResponse;
+    /// Changes a running container's limits.
+    update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
     /// A container's usage.
     container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
     /// Where to reach a container's console.

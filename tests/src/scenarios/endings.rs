@@ -15,6 +15,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("guest_panic_is_told", panic),
     Scenario::each("triple_fault_is_told", triple_fault),
     Scenario::each("guest_reboot_goes_on", reboot),
+    Scenario::each("lowered_limit_is_an_oom_kill", oom),
 ];
 
 fn sigterm(bench: &mut Bench) -> Result<()> {
@@ -66,6 +67,16 @@ fn ends_by(bench: &mut Bench, action: &str, code: i32) -> Result<Pod> {
     let console = pod.console()?;
     ensure!(status.exit_code == code, "{action}: exit code {}, expected {code}:\n{console}", status.exit_code);
     Ok(pod)
+}
+
+/// The limit of a running container is changed to less than its guest already has.
+fn oom(bench: &mut Bench) -> Result<()> {
+    let pod = bench.boot(PodSpec::guest())?;
+    pod.limit_memory(bench, 64 << 20)?;
+    let status = pod.wait_exit(bench)?;
+    ensure!(status.reason == "OOMKilled", "{}: {} {}", status.reason, status.exit_code, status.message);
+    ensure!(status.exit_code == 137, "exit code {}", status.exit_code);
+    pod.remove(bench)
 }
 
 fn reboot(bench: &mut Bench) -> Result<()> {

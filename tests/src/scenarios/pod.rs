@@ -107,6 +107,9 @@ pub fn vmi(arguments: &str) -> Value {
     })
 }
 
+/// How often a sandbox is tried again.
+const SANDBOX_RETRIES: u32 = 2;
+
 /// A pod. The runner removes what a failed scenario leaves.
 #[derive(Debug)]
 pub struct Pod {
@@ -134,13 +137,14 @@ impl Pod {
         }
         let logs = format!("{LOGS}/{name}");
         fs::create_dir_all(&logs)?;
-        let config = v1::PodSandboxConfig {
-            metadata: Some(v1::PodSandboxMetadata {
-                name: name.clone(),
-                uid: format!("uid-{number}"),
-                namespace: "default".to_owned(),
-                attempt: 0,
-            }),
+        let metadata = |attempt| v1::PodSandboxMetadata {
+            name: name.clone(),
+            uid: format!("uid-{number}"),
+            namespace: "default".to_owned(),
+            attempt,
+        };
+        let mut config = v1::PodSandboxConfig {
+            metadata: Some(metadata(0)),
             hostname: name.clone(),
             log_directory: logs,
             annotations: spec.annotations.clone(),
@@ -150,8 +154,21 @@ impl Pod {
             }),
             ..v1::PodSandboxConfig::default()
         };
-        let request = v1::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: spec.handler.clone() };
-        let sandbox = bench.cri().run_pod_sandbox(request)?.pod_sandbox_id;
+        // As the kubelet does, which always tries again: CNI's plugins now and then end with EINTR in an emulated node.
+        let mut attempt = 0;
+        let sandbox = loop {
+            let request =
+                v1::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: spec.handler.clone() };
+            match bench.cri().run_pod_sandbox(request) {
+                Ok(sandbox) => break sandbox.pod_sandbox_id,
+                Err(error) if attempt < SANDBOX_RETRIES && error.message().contains("interrupted system call") => {
+                    println!("    trying the sandbox again: {}", error.message());
+                    attempt += 1;
+                    config.metadata = Some(metadata(attempt));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
         let status = bench.cri().pod_sandbox_status(request)?.status.context("a pod has a status")?;
         let ip = status.network.unwrap_or_default().ip;
@@ -200,6 +217,14 @@ impl Pod {
     pub fn stop(&self, bench: &mut Bench, grace: i64) -> Result<(), Status> {
         let request = v1::StopContainerRequest { container_id: self.container.clone(), timeout: grace };
         bench.cri().stop_container(request).map(drop)
+    }
+
+    /// Changes the memory limit of its running container, bytes.
+    pub fn limit_memory(&self, bench: &mut Bench, limit: i64) -> Result<(), Status> {
+        let resources = v1::LinuxContainerResources { memory_limit_in_bytes: limit, ..Default::default() };
+        let request =
+            v1::UpdateContainerResourcesRequest { container_id: self.container.clone(), linux: Some(resources) };
+        bench.cri().update_container_resources(request).map(drop)
     }
 
     /// Stops and removes the pod.
