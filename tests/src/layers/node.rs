@@ -119,6 +119,7 @@ impl Lines {
         match verdict {
             "PASS" => self.tally.passed += 1,
             "FAIL" => self.tally.failed += 1,
+            "SLIP" => return self.tally.why.push(format!("{name} was tried twice")),
             _ => return,
         }
         self.ended.push(name.to_owned());
@@ -132,12 +133,12 @@ mod tests {
     #[test]
     fn scenarios_are_counted_by_their_lines() {
         let mut lines = Lines::default();
-        lines.push(
-            b"    PASS [  12.5s] one\n    FAIL [   0.1s] two\n        PASS [1.0s] said by two\n    PASS [ 100.0s] th",
-        );
+        lines.push(b"    SLIP [   9.0s] one\n    PASS [  12.5s] one\n");
+        lines.push(b"    FAIL [   0.1s] two\n        PASS [1.0s] said by two\n    PASS [ 100.0s] th");
         lines.push(b"ree\n");
         assert_eq!((lines.tally.passed, lines.tally.failed, lines.complete), (2, 1, false));
         assert_eq!(lines.ended, ["one", "two", "three"]);
+        assert_eq!(lines.tally.why, ["one was tried twice"]);
         lines.push(b"scenarios: 2 passed, 1 failed\n");
         assert!(lines.complete);
     }

@@ -60,31 +60,37 @@ pub fn run(selection: &Selection) -> Result<bool> {
 
     let (mut passed, mut failed) = (0, 0);
     for scenario in catalogue::all().into_iter().filter(|scenario| selection.takes(scenario)) {
-        let begin = Instant::now();
-        let log = containerd_log_end(&selection.containerd);
-        let before = Leftovers::look()?;
-        let result = (scenario.run)(&mut bench);
-        let result = finish(&mut bench, &before, result);
-        let seconds = begin.elapsed().as_secs_f64();
-        match result {
-            Ok(()) => {
-                passed += 1;
-                println!("    PASS [{seconds:6.1}s] {}", scenario.name);
-            }
-            Err(error) => {
-                failed += 1;
-                println!("    FAIL [{seconds:6.1}s] {}", scenario.name);
-                println!("{}", indent(&format!("{error:#}")));
-                println!("{}", indent(&containerd_log_since(&selection.containerd, log)));
-                // The next one starts on a clean node, as far as that can be had.
-                if let Err(error) = clean_up(&mut bench) {
-                    println!("{}", indent(&format!("cleaning up: {error:#}")));
-                }
-            }
+        // An emulated node slips now and then (`tests/README.md`): a fault of ours fails twice. The first failure is shown.
+        if attempt(&mut bench, selection, &scenario, "SLIP")? || attempt(&mut bench, selection, &scenario, "FAIL")? {
+            passed += 1;
+        } else {
+            failed += 1;
         }
     }
     println!("scenarios: {passed} passed, {failed} failed");
     Ok(failed == 0)
+}
+
+/// Runs a scenario and prints its verdict, `bad` if it fails; whether it passed.
+fn attempt(bench: &mut Bench, selection: &Selection, scenario: &Scenario, bad: &str) -> Result<bool> {
+    let begin = Instant::now();
+    let log = containerd_log_end(&selection.containerd);
+    let before = Leftovers::look()?;
+    let result = (scenario.run)(bench);
+    let result = finish(bench, &before, result);
+    let seconds = begin.elapsed().as_secs_f64();
+    let Err(error) = result else {
+        println!("    PASS [{seconds:6.1}s] {}", scenario.name);
+        return Ok(true);
+    };
+    println!("    {bad} [{seconds:6.1}s] {}", scenario.name);
+    println!("{}", indent(&format!("{error:#}")));
+    println!("{}", indent(&containerd_log_since(&selection.containerd, log)));
+    // The next one starts on a clean node, as far as that can be had.
+    if let Err(error) = clean_up(bench) {
+        println!("{}", indent(&format!("cleaning up: {error:#}")));
+    }
+    Ok(false)
 }
 
 /// Ends what a scenario began, and looks for what is left.
