@@ -200,5 +200,11 @@ fn vireo_said(vmm: &Vmm) -> String {
     if let Ok(stderr) = vmm.stderr.try_clone() {
         let _ = File::from(stderr).read_to_end(&mut text);
     }
-    format!("vireo-vmm said {:?} and ended with {status:?}", String::from_utf8_lossy(&text).trim())
+    // Its last event has the reason of an end.
+    let told: Vec<Event> = std::iter::from_fn(|| match vmm.control.receive() {
+        Ok(Received::Message(event)) => Some(event),
+        _ => None,
+    })
+    .collect();
+    format!("vireo-vmm said {:?}, told {told:?} and ended with {status:?}", String::from_utf8_lossy(&text).trim())
 }
