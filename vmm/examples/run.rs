@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use vireo_vmm::config::{BootConfig, ConsoleKind, DiskConfig, FdIndex, MachineConfig, MemoryConfig};
+use vireo_vmm::config::{BootConfig, ConsoleKind, DiskConfig, FdIndex, IdentityConfig, MachineConfig, MemoryConfig};
 use vireo_vmm::control::client::{Client, Received};
 use vireo_vmm::control::message::{Command, Event};
 
@@ -128,6 +128,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
         disks,
         nics: Vec::new(),
         rng: true,
+        identity: IdentityConfig::default(),
         console,
     };
     Ok(Options { machine, files, vmm })

@@ -9,9 +9,9 @@
 //! ```text
 //! control
 //! machine
-//! acpi boot vcpu platform
+//! acpi boot smbios vcpu platform
 //! virtio pci disk console
-//! memory bus interrupts event_loop worker ending config jail tap
+//! memory bus interrupts event_loop worker ending config jail random tap
 //! ```
 
 pub mod acpi;
@@ -29,6 +29,8 @@ pub mod machine;
 pub mod memory;
 pub mod pci;
 pub mod platform;
+pub mod random;
+pub mod smbios;
 pub mod tap;
 pub mod vcpu;
 pub mod virtio;

@@ -3,6 +3,7 @@
 //! Each rule reports by path and goes on, so that a user sees everything at once. What only the node can know (does the
 //! file exist, does the guest fit the limit) is not here.
 
+mod identity;
 mod networks;
 mod storage;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use serde_json::Value;
 use crate::Quantity;
 use crate::kubevirt::v1::{DomainSpec, Firmware, VirtualMachine, VirtualMachineInstanceSpec};
 
+pub use identity::parse_uuid;
 pub use networks::parse_mac;
 
 /// More vCPUs than this no machine of Vireo has: APIC ids have 8 bits, and 255 is the broadcast.
@@ -120,6 +122,7 @@ fn domain(domain: &DomainSpec, rules: &mut Rules<'_>) {
         }
     }
     memory(domain, rules);
+    identity::check(domain, rules);
     if let Some(firmware) = &domain.firmware {
         kernel_boot(firmware, rules);
     }

@@ -67,6 +67,21 @@ fn each_wrong_value_is_refused_by_its_path() {
             json!("2Gi"),
             "spec.domain.memory.guest: 2Gi is more than domain.resources.limits.memory, 1Gi",
         ),
+        (
+            "/domain/firmware/uuid",
+            json!("5d307ca9"),
+            "spec.domain.firmware.uuid: \"5d307ca9\" is no UUID; 5d307ca9-b3ef-428c-8861-06e72d69f223, for one",
+        ),
+        (
+            "/domain/firmware/serial",
+            json!("a\tb"),
+            "spec.domain.firmware.serial: is not at most 255 bytes without control characters",
+        ),
+        (
+            "/domain/chassis",
+            json!({"asset": "x".repeat(256)}),
+            "spec.domain.chassis.asset: is not at most 255 bytes without control characters",
+        ),
         ("/domain/memory/guest", json!("9Ei"), "spec.domain.memory.guest: \"9Ei\" is too large"),
         (
             "/domain/memory/hugepages",

@@ -5,6 +5,7 @@
 
 mod boot;
 mod disks;
+mod identity;
 mod size;
 #[cfg(test)]
 mod tests;
@@ -173,6 +174,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
         [] => boot::Root::None,
     };
     let boot = boot::boot(&source, &files, root, &mut fds)?;
+    let identity = identity::identity(&source);
     let nics = source.nics.into_iter().map(|nic| {
         let tap = fds.add(nic.tap)?;
         Ok(NicConfig { name: nic.name, tap, mac: nic.mac, mtu: nic.mtu })
@@ -187,6 +189,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
         boot: boot.config,
         disks,
         nics,
+        identity,
         // A machine that nobody described gets what every guest likes to have.
         rng: source.spec.is_none_or(|spec| spec.domain.devices.rng.is_some()),
     };

@@ -273,3 +273,25 @@ fn annotations() {
     let malformed = chain(&annotated_spec(&oci(json!({"vireo.dev/vmi": "{"}))).unwrap_err());
     assert!(malformed.starts_with("annotation vireo.dev/vmi: not valid JSON: EOF"), "{malformed}");
 }
+
+#[test]
+fn the_machine_says_what_kubevirts_would() {
+    let mut pod = Pod::new(DEBIAN);
+    let identity = |pod: &Pod, spec: Option<&Value>| pod.translate(spec).unwrap().machine.identity;
+    let named = identity(&pod, None);
+    assert_eq!(uuid::Uuid::from_bytes(named.uuid).get_version_num(), 5, "made of the name");
+    assert_eq!(named.system.manufacturer.as_deref(), Some("KubeVirt"));
+    assert_eq!((named.system.product.as_deref(), named.system.serial), (Some("None"), None));
+
+    pod.oci["annotations"] = json!({"io.kubernetes.cri.sandbox-uid": "11111111-2222-3333-4444-555555555555"});
+    assert_eq!(identity(&pod, None).uuid[..4], [0x11; 4], "the pod's own");
+
+    let spec = json!({"domain": {
+        "firmware": {"uuid": "5d307ca9-b3ef-428c-8861-06e72d69f223", "serial": "S1"},
+        "chassis": {"asset": "A1", "sku": ""},
+        "devices": {},
+    }});
+    let told = identity(&pod, Some(&spec));
+    assert_eq!((told.uuid[0], told.system.serial.as_deref()), (0x5D, Some("S1")));
+    assert_eq!((told.chassis.asset.as_deref(), told.chassis.sku), (Some("A1"), None));
+}

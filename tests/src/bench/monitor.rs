@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use vireo_shim::launch::{Launch, Vmm, launch};
 use vireo_vmm::{
-    config::{BootConfig, ConsoleKind, FdIndex, JailConfig, MachineConfig, MemoryConfig},
+    config::{BootConfig, ConsoleKind, FdIndex, IdentityConfig, JailConfig, MachineConfig, MemoryConfig},
     control::{
         client::Received,
         message::{Command as Order, Event},
@@ -176,6 +176,7 @@ fn vireo(binary: &PathBuf, guest: &Guest) -> Result<(Process, OwnedFd)> {
         disks: Vec::new(),
         nics: Vec::new(),
         rng: false,
+        identity: IdentityConfig::default(),
         console: ConsoleKind::Serial,
     };
     let binary = open(binary)?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use vireo_shim::launch::{ExitStatus, Launch, Vmm, launch};
 use vireo_vmm::config::{
-    BootConfig, ConsoleKind, DiskConfig, FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig,
+    BootConfig, ConsoleKind, DiskConfig, FdIndex, IdentityConfig, JailConfig, MachineConfig, MemoryConfig, NicConfig,
 };
 use vireo_vmm::control::client::Received;
 use vireo_vmm::control::message::{Command, End, Event};
@@ -52,6 +52,7 @@ fn machine(name: &str) -> MachineConfig {
         disks: Vec::new(),
         nics: Vec::new(),
         rng: false,
+        identity: IdentityConfig::default(),
         console: ConsoleKind::Serial,
     }
 }

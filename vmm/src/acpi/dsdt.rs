@@ -8,7 +8,9 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 
 use super::{OEM, OEM_REVISION, OEM_TABLE};
-use crate::memory::layout::{ECAM_SIZE, ECAM_START, PCI_MMIO32_SIZE, PCI_MMIO32_START, PCI_MMIO64_SIZE, gsi, port};
+use crate::memory::layout::{
+    ECAM_SIZE, ECAM_START, GENERATION_ID, PCI_MMIO32_SIZE, PCI_MMIO32_START, PCI_MMIO64_SIZE, gsi, port,
+};
 use crate::platform::acpi_pm::S5_SLEEP_TYPE;
 
 pub(super) fn build(mmio64: u64) -> Sdt {
@@ -16,8 +18,9 @@ pub(super) fn build(mmio64: u64) -> Sdt {
     pci_root(&mut devices, mmio64);
     board(&mut devices);
     device(&mut devices, "COM1", &EISAName::new("PNP0501"), &[&fixed_io(port::SERIAL, 8), &line(gsi::SERIAL)]);
-    device(&mut devices, "RTC_", &EISAName::new("PNP0B00"), &[&fixed_io(port::RTC, 2)]);
+    device(&mut devices, "RTC_", &EISAName::new("PNP0B00"), &[&fixed_io(port::RTC, 2), &line(gsi::RTC)]);
     device(&mut devices, "PEVT", &"QEMU0001", &[&fixed_io(port::PVPANIC, 1)]);
+    generation_id(&mut devices);
 
     let mut aml = Scope::raw(Path::new("_SB_"), devices);
     let sleep = Package::new(vec![&S5_SLEEP_TYPE, &S5_SLEEP_TYPE, &0u8, &0u8]);
@@ -61,6 +64,23 @@ fn pci_root(aml: &mut Vec<u8>, mmio64: u64) {
 fn board(aml: &mut Vec<u8>) {
     let ecam = Memory32Fixed::new(true, low32(ECAM_START), low32(ECAM_SIZE));
     device(aml, "BRD_", &EISAName::new("PNP0C02"), &[&ecam, &fixed_io(port::ACPI_PM, 12)]);
+}
+
+/// Where the generation id is. Linux knows the device by its `_HID`, Windows and BSD by its `_CID`.
+fn generation_id(aml: &mut Vec<u8>) {
+    let id = "VM_Gen_Counter";
+    let address = Package::new(vec![&GENERATION_ID, &0u8]);
+    Device::new(
+        "VGEN".into(),
+        vec![
+            &Name::new("_HID".into(), &"VMGENCTR"),
+            &Name::new("_CID".into(), &id),
+            &Name::new("_DDN".into(), &id),
+            &Name::new("_STA".into(), &0x0Fu8),
+            &Name::new("ADDR".into(), &address),
+        ],
+    )
+    .to_aml_bytes(aml);
 }
 
 fn device(aml: &mut Vec<u8>, name: &str, hid: &dyn Aml, resources: &[&dyn Aml]) {

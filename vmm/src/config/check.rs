@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use super::files::{self, FileProblem, Files};
+use super::identity::MAX_TEXT;
 use super::{
     BootConfig, BootPlan, DiskConfig, DiskPlan, HugePageSize, MachineConfig, MachinePlan, MemoryConfig, MemoryPlan,
     NicConfig, NicPlan,
@@ -74,6 +75,9 @@ pub enum Problem {
     /// An empty name, one too long, or one that would garble messages.
     #[error("{0:?} is not 1 to {MAX_NAME} bytes without control characters")]
     Name(String),
+    /// An empty string of the machine's identity, one too long, or one that would garble a terminal.
+    #[error("{0:?} is not 1 to {MAX_TEXT} bytes without control characters")]
+    Text(String),
     /// A serial that doesn't fit the device.
     #[error("{0:?} is not at most {SERIAL_LEN} printable ASCII characters")]
     Serial(String),
@@ -108,7 +112,7 @@ fn format_mac(m: [u8; 6]) -> String {
 
 /// Checks every value and takes the files that the config names; all of them must be named, each once.
 pub fn check(config: MachineConfig, fds: Vec<OwnedFd>) -> Result<MachinePlan, ConfigError> {
-    let MachineConfig { name, kvm, vcpus, memory, boot, disks, nics, rng, console } = config;
+    let MachineConfig { name, kvm, vcpus, memory, boot, disks, nics, rng, identity, console } = config;
     let mut files = Files::new(fds);
     check_name("name", &name)?;
     let count = u8::try_from(vcpus).ok().filter(|n| (1..=MAX_VCPUS).contains(n));
@@ -125,11 +129,12 @@ pub fn check(config: MachineConfig, fds: Vec<OwnedFd>) -> Result<MachinePlan, Co
     }
     let disks = check_disks(disks, &mut files)?;
     let nics = check_nics(nics, &mut files)?;
+    super::identity::check(&identity)?;
     files.finish().map_err(at("fds"))?;
-    Ok(MachinePlan { name, kvm, vcpus, memory, boot, disks, nics, rng, console })
+    Ok(MachinePlan { name, kvm, vcpus, memory, boot, disks, nics, rng, identity, console })
 }
 
-fn wrong(path: impl Into<String>, problem: Problem) -> ConfigError {
+pub(super) fn wrong(path: impl Into<String>, problem: Problem) -> ConfigError {
     ConfigError { path: path.into(), problem }
 }
 

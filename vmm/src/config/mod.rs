@@ -6,11 +6,13 @@
 
 pub mod check;
 mod files;
+pub mod identity;
 pub mod plan;
 
 use serde::{Deserialize, Serialize};
 
 pub use check::{ConfigError, check};
+pub use identity::{ChassisIdentity, IdentityConfig, SystemIdentity};
 pub use plan::{BootPlan, DiskPlan, MachinePlan, MemoryPlan, NicPlan};
 
 /// The place of an open file among the descriptors sent with a config.
@@ -36,6 +38,8 @@ pub struct MachineConfig {
     pub nics: Vec<NicConfig>,
     /// A virtio-rng device, fed from the host's getrandom.
     pub rng: bool,
+    /// What the machine calls itself.
+    pub identity: IdentityConfig,
     /// Which device the machine's console is.
     pub console: ConsoleKind,
 }

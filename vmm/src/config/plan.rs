@@ -5,7 +5,7 @@
 
 use std::fs::File;
 
-use super::{ConsoleKind, HugePageSize};
+use super::{ConsoleKind, HugePageSize, IdentityConfig};
 
 /// The machine. See [`MachineConfig`](super::MachineConfig) for what each part means.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub struct MachinePlan {
     pub nics: Vec<NicPlan>,
     /// A virtio-rng device.
     pub rng: bool,
+    /// What the machine calls itself: no string is longer than [`MAX_TEXT`](super::identity::MAX_TEXT).
+    pub identity: IdentityConfig,
     /// Which device the machine's console is.
     pub console: ConsoleKind,
 }

@@ -12,7 +12,9 @@ use super::client::{Client, Received as Heard};
 use super::message::{Command, End, Event, MAX_FDS, MAX_PACKET};
 use super::server::{Received, Server};
 use super::socket::Error;
-use crate::config::{BootConfig, ConsoleKind, DiskConfig, FdIndex, JailConfig, MachineConfig, MemoryConfig};
+use crate::config::{
+    BootConfig, ConsoleKind, DiskConfig, FdIndex, IdentityConfig, JailConfig, MachineConfig, MemoryConfig,
+};
 
 /// Bytes, how many files with them, and the error they deserve.
 type Case<'a> = (&'a [u8], usize, fn(&Error) -> bool);
@@ -51,6 +53,7 @@ fn machine(disks: usize) -> MachineConfig {
         disks: (0..disks).map(disk).collect(),
         nics: Vec::new(),
         rng: true,
+        identity: IdentityConfig::default(),
         console: ConsoleKind::Serial,
     }
 }

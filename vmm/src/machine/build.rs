@@ -20,9 +20,10 @@ use crate::interrupts::Interrupts;
 use crate::memory::layout;
 use crate::memory::{GuestRam, guest_ram};
 use crate::pci::PciContext;
+use crate::platform::generation_id::{self, GenerationId};
 use crate::vcpu::run::Vcpu;
 use crate::vcpu::{cpuid, state};
-use crate::{acpi, memory};
+use crate::{acpi, memory, smbios};
 
 /// Why a machine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,12 @@ pub enum BuildError {
     /// RAM too small for the ACPI tables.
     #[error("memory: too small for the ACPI tables")]
     Acpi(#[source] GuestMemoryError),
+    /// No generation id.
+    #[error(transparent)]
+    Generation(#[from] generation_id::Error),
+    /// RAM too small for the SMBIOS tables.
+    #[error("memory: too small for the SMBIOS tables")]
+    Smbios(#[source] GuestMemoryError),
     /// The host refused a descriptor.
     #[error("{what}")]
     Host {
@@ -83,6 +90,7 @@ pub struct Machine {
     interrupts: Interrupts,
     /// Unmapped after everything that KVM or a device could reach it with.
     pub(super) ram: GuestRam,
+    pub(super) generation: GenerationId,
 }
 
 impl Machine {
@@ -94,12 +102,16 @@ impl Machine {
         let vm = Arc::new(kvm.create_vm().map_err(kvm_call("KVM_CREATE_VM"))?);
         let ram = guest_ram::create(plan.memory.size, plan.memory.hugepages)?;
         guest_ram::attach(&vm, &ram)?;
+        let generation = GenerationId::attach(&vm)?;
         create_interrupt_controllers(&vm)?;
         let interrupts = Interrupts::new(Arc::clone(&vm));
         let ending = Arc::new(Ending::default());
 
         let mmio64 = layout::pci_mmio64_start(plan.memory.size);
         let rsdp = acpi::write(&ram, plan.vcpus, mmio64).map_err(BuildError::Acpi)?;
+        let facts =
+            smbios::Facts { identity: &plan.identity, vcpus: plan.vcpus, memory: plan.memory.size, uefi: false };
+        smbios::write(&ram, facts).map_err(BuildError::Smbios)?;
         let boot =
             boot::Source { kernel: &plan.boot.kernel, initrd: plan.boot.initrd.as_ref(), cmdline: &plan.boot.cmdline };
         let entry = boot::load(boot, &ram, rsdp)?;
@@ -117,7 +129,7 @@ impl Machine {
         let vcpus = build_vcpus(plan, &kvm, &vm, &devices, &ending)?;
         let at = |source| BuildError::State { index: 0, source };
         state::set_entry(&vcpus[0].fd, entry, &ram).map_err(at)?;
-        Ok(Self { vcpus, devices, ending, interrupts, ram })
+        Ok(Self { vcpus, devices, ending, interrupts, ram, generation })
     }
 
     /// Its ports, for more devices.

@@ -8,7 +8,7 @@ use crate::config::{ConsoleKind, MachinePlan};
 use crate::console::hub::{Hub, Input};
 use crate::disk::{OpenError, RawImage};
 use crate::ending::Ending;
-use crate::interrupts::{self, Interrupts};
+use crate::interrupts;
 use crate::memory::layout::{self, gsi, port};
 use crate::pci::{self, PciContext, PciRoot};
 use crate::platform::acpi_pm::AcpiPm;
@@ -77,7 +77,7 @@ impl Devices {
         ending: &Arc<Ending>,
     ) -> Result<Self, DeviceError> {
         let (ports, mmio) = (Arc::new(Bus::default()), Arc::clone(&context.mmio));
-        let acpi_pm = wire_board(plan, hub, &ports, &context.interrupts, ending)?;
+        let acpi_pm = wire_board(plan, hub, &ports, &context, ending)?;
         let pci = PciRoot::new(context);
         mmio.insert(layout::ECAM_START, layout::ECAM_SIZE, pci.ecam())?;
         let reset = Arc::new(ResetControl::new(Arc::clone(ending)));
@@ -92,9 +92,10 @@ fn wire_board(
     plan: &MachinePlan,
     hub: &Arc<Hub>,
     ports: &Bus,
-    interrupts: &Interrupts,
+    context: &PciContext,
     ending: &Arc<Ending>,
 ) -> Result<Arc<AcpiPm>, DeviceError> {
+    let interrupts = &context.interrupts;
     let is_console = plan.console == ConsoleKind::Serial;
     let serial = Arc::new(Serial::new(interrupts.line(gsi::SERIAL)?, is_console.then(|| Arc::clone(hub))));
     if is_console {
@@ -102,9 +103,10 @@ fn wire_board(
         hub.bind_input(input);
     }
     let acpi_pm = Arc::new(AcpiPm::new(interrupts.level(gsi::SCI), Arc::clone(ending)));
+    let rtc = Rtc::new(interrupts.line(gsi::RTC)?, context.events.clone());
     let board: [(u16, u64, Arc<dyn BusDevice>); 5] = [
         (port::SERIAL, Serial::PORTS, serial),
-        (port::RTC, Rtc::PORTS, Arc::new(Rtc::default())),
+        (port::RTC, Rtc::PORTS, rtc),
         (port::I8042, I8042::PORTS, Arc::new(I8042::new(Arc::clone(ending)))),
         (port::PVPANIC, 1, Arc::new(Pvpanic::new(Arc::clone(ending)))),
         (port::ACPI_PM, AcpiPm::PORTS, Arc::clone(&acpi_pm) as _),

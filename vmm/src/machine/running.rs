@@ -13,6 +13,7 @@ use super::devices::Devices;
 use crate::ending::{Ending, Outcome};
 use crate::jail::seccomp::{self, ThreadKind};
 use crate::memory::GuestRam;
+use crate::platform::generation_id::GenerationId;
 use crate::vcpu::kick;
 use crate::worker::STACK_SIZE;
 
@@ -41,6 +42,7 @@ pub struct Running {
     ending: Arc<Ending>,
     /// Unmapped last.
     _ram: GuestRam,
+    _generation: GenerationId,
 }
 
 impl Machine {
@@ -52,9 +54,10 @@ impl Machine {
         ended: impl FnOnce(Outcome) + Send + 'static,
     ) -> Result<Running, RunError> {
         kick::install().map_err(RunError::Signal)?;
-        let Self { vcpus, devices, ending, ram, .. } = self;
+        let Self { vcpus, devices, ending, ram, generation, .. } = self;
         ending.watch(ended);
-        let mut running = Running { threads: Vec::with_capacity(vcpus.len()), devices, ending, _ram: ram };
+        let mut running =
+            Running { threads: Vec::with_capacity(vcpus.len()), devices, ending, _ram: ram, _generation: generation };
         let mut started = Some(started);
         // The boot vCPU goes last: those that it starts are there by then.
         for vcpu in vcpus.into_iter().rev() {

@@ -4,6 +4,7 @@
 //! 0x0000_0000 .. 0xC000_0000   low RAM (at most 3 GiB); what boots lies in `low`
 //! 0xC000_0000 .. 0xE000_0000   32-bit PCI window
 //! 0xE000_0000 .. 0xE010_0000   ECAM of bus 0
+//! 0xFEA0_0000 .. 0xFEA0_1000   the machine's generation id, in memory of its own
 //! 0xFEC0_0000                  I/O APIC
 //! 0xFEE0_0000                  local APICs
 //! 0xFFFB_C000                  KVM's identity map page and TSS (4 pages)
@@ -29,6 +30,10 @@ pub mod low {
     pub const END: u64 = 0x9_FC00;
     /// ACPI tables, the RSDP first: in the BIOS area, where a search finds it too.
     pub const ACPI: u64 = 0xE_0000;
+    /// The SMBIOS entry point: at the start of the area where kernels search for it (DSP0134 §5.2).
+    pub const SMBIOS: u64 = 0xF_0000;
+    /// Distance from there to the SMBIOS structures.
+    pub const SMBIOS_TABLES: u64 = 0x20;
     /// Where RAM goes on above the BIOS area.
     pub const HIGH: u64 = 0x10_0000;
 }
@@ -43,6 +48,10 @@ pub const PCI_MMIO32_SIZE: u64 = 0x2000_0000;
 pub const ECAM_START: u64 = 0xE000_0000;
 /// 32 devices × 8 functions × 4 KiB.
 pub const ECAM_SIZE: u64 = 0x10_0000;
+/// The page of the machine's generation id. Not part of RAM, so that any firmware leaves it where the DSDT says it is.
+pub const GENERATION_ID: u64 = 0xFEA0_0000;
+/// Its size.
+pub const GENERATION_ID_SIZE: u64 = 0x1000;
 /// I/O APIC registers, emulated by KVM.
 pub const IOAPIC_START: u64 = 0xFEC0_0000;
 /// Local APIC registers, emulated by KVM.
@@ -78,10 +87,18 @@ pub mod port {
 pub mod gsi {
     /// First serial port, edge triggered.
     pub const SERIAL: u32 = 4;
+    /// The clock, edge triggered.
+    pub const RTC: u32 = 8;
     /// ACPI system control interrupt, level triggered.
     pub const SCI: u32 = 9;
     /// First GSI that is only an MSI route; the I/O APIC has pins 0..24.
     pub const FIRST_MSI: u32 = 24;
+}
+
+/// KVM's memory slots: RAM takes those from 0 on.
+pub mod slot {
+    /// The page of the generation id.
+    pub const GENERATION_ID: u32 = 8;
 }
 
 /// One range of the map that the guest is told (e820's type numbers, ACPI 6.5 §15).
@@ -114,6 +131,7 @@ pub fn guest_map(size: u64) -> Vec<MapEntry> {
         entry(low::HIGH, size.clamp(low::HIGH, LOW_RAM_END), MapKind::Ram),
         // Linux uses the ECAM only where firmware has reserved it.
         entry(ECAM_START, ECAM_START + ECAM_SIZE, MapKind::Reserved),
+        entry(GENERATION_ID, GENERATION_ID + GENERATION_ID_SIZE, MapKind::Reserved),
     ];
     if size > LOW_RAM_END {
         map.push(entry(HIGH_RAM_START, HIGH_RAM_START + size - LOW_RAM_END, MapKind::Ram));

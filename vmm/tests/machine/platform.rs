@@ -1,10 +1,13 @@
 //! Board devices as a guest reads them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vireo_vmm::ending::Outcome;
+use vm_memory::{Bytes, GuestAddress};
 
-use super::payload::{elf, payload};
+use super::payload::{bzimage, elf, payload};
+use super::puppet::{self, Puppet, VECTOR};
 use super::rig::Rig;
 
 #[test]
@@ -93,4 +96,50 @@ fn nothing_there_reads_as_all_ones() {
     let rig = Rig::new(elf(nowhere()), 1);
     assert_eq!(rig.outcome(), Outcome::PowerOff);
     assert_eq!(rig.reports.all(), [u32::MAX, u32::MAX]);
+}
+
+#[test]
+fn each_machine_has_a_generation_id_of_its_own_in_memory_that_a_guest_reads() {
+    let id = || {
+        let rig = Rig::new(bzimage(puppet::code()), 1);
+        let machine = rig.build();
+        let cpu = Puppet::attach(&machine);
+        let run = rig.run(machine);
+        let id: Vec<u32> = (0..4).map(|word| cpu.read(0xFEA0_0000 + 4 * word, 4)).collect();
+        assert_eq!(cpu.read(0xFEA0_0010, 4), 0, "nothing else is on its page");
+        drop(cpu);
+        assert_eq!(run.outcome(), Outcome::PowerOff);
+        id
+    };
+    let (first, second) = (id(), id());
+    assert!(first != second && first.iter().any(|word| *word != 0), "{first:x?} {second:x?}");
+}
+
+#[test]
+fn a_guest_finds_the_smbios_tables() {
+    let rig = Rig::new(super::boot::reporting_kernel(), 1);
+    let machine = rig.build();
+    let mut anchor = [0; 24];
+    machine.ram().read_slice(&mut anchor, GuestAddress(0xF_0000)).unwrap();
+    assert_eq!((&anchor[..5], &anchor[16..24]), (b"_SM3_".as_slice(), 0xF_0020_u64.to_le_bytes().as_slice()));
+}
+
+#[test]
+fn the_clocks_interrupt_reaches_the_guest() {
+    let rig = Rig::new(bzimage(puppet::code()), 1);
+    let machine = rig.build();
+    let ports = Arc::clone(machine.ports());
+    let cpu = Puppet::attach(&machine);
+    let run = rig.run(machine);
+    // I/O APIC, pin 8: to the puppet's vector.
+    for (register, value) in [(0x10 + 2 * 8, VECTOR), (0x11 + 2 * 8, 0)] {
+        cpu.write(0xFEC0_0000, 4, register);
+        cpu.write(0xFEC0_0010, 4, value);
+    }
+    // Register B: 24 hours, periodic interrupt.
+    ports.write(0x70, &[0x0B]);
+    ports.write(0x71, &[0x42]);
+    cpu.wait_interrupt();
+    drop(cpu);
+    assert_eq!(run.outcome(), Outcome::PowerOff);
 }

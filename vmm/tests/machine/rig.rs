@@ -10,7 +10,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vireo_vmm::bus::BusDevice;
-use vireo_vmm::config::{self, BootConfig, ConsoleKind, FdIndex, MachineConfig, MachinePlan, MemoryConfig};
+use vireo_vmm::config::{
+    self, BootConfig, ConsoleKind, FdIndex, IdentityConfig, MachineConfig, MachinePlan, MemoryConfig,
+};
 use vireo_vmm::console::hub::Hub;
 use vireo_vmm::ending::Outcome;
 use vireo_vmm::event_loop::{self, EventLoop};
@@ -36,6 +38,7 @@ pub fn config(kernel: File, vcpus: u32) -> (MachineConfig, Vec<OwnedFd>) {
         disks: Vec::new(),
         nics: Vec::new(),
         rng: false,
+        identity: IdentityConfig::default(),
         console: ConsoleKind::Serial,
     };
     (config, vec![kvm().into(), kernel.into()])

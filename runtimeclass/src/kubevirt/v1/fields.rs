@@ -96,18 +96,10 @@ static DOMAIN: Fields = Fields {
         optional("memory", Record(&MEMORY)),
         optional("resources", Record(&RESOURCES)),
         optional("firmware", Record(&FIRMWARE)),
+        optional("chassis", Record(&CHASSIS)),
         required("devices", Record(&DEVICES)),
     ],
-    known: &[
-        "chassis",
-        "clock",
-        "features",
-        "ioThreads",
-        "ioThreadsPolicy",
-        "launchSecurity",
-        "machine",
-        "rebootPolicy",
-    ],
+    known: &["clock", "features", "ioThreads", "ioThreadsPolicy", "launchSecurity", "machine", "rebootPolicy"],
 };
 
 static CPU: Fields = Fields {
@@ -128,8 +120,19 @@ static RESOURCES: Fields = Fields {
 };
 
 static FIRMWARE: Fields = Fields {
-    supported: &[optional("kernelBoot", Record(&KERNEL_BOOT))],
-    known: &["acpi", "bootloader", "serial", "uuid"],
+    supported: &[optional("uuid", String), optional("serial", String), optional("kernelBoot", Record(&KERNEL_BOOT))],
+    known: &["acpi", "bootloader"],
+};
+
+static CHASSIS: Fields = Fields {
+    supported: &[
+        optional("manufacturer", String),
+        optional("version", String),
+        optional("serial", String),
+        optional("asset", String),
+        optional("sku", String),
+    ],
+    known: &[],
 };
 
 static KERNEL_BOOT: Fields = Fields {

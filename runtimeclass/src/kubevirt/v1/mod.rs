@@ -10,7 +10,9 @@ mod virtual_machine;
 mod volumes;
 
 pub use devices::{Devices, Disk, DiskTarget, Rng};
-pub use domain::{Cpu, DomainSpec, Firmware, Hugepages, KernelBoot, KernelBootContainer, Memory, ResourceRequirements};
+pub use domain::{
+    Chassis, Cpu, DomainSpec, Firmware, Hugepages, KernelBoot, KernelBootContainer, Memory, ResourceRequirements,
+};
 pub use instance::VirtualMachineInstanceSpec;
 pub use networks::{Interface, InterfaceMasquerade, Network, PodNetwork, Port};
 pub use virtual_machine::{ObjectMeta, VirtualMachine, VirtualMachineInstanceTemplateSpec, VirtualMachineSpec};

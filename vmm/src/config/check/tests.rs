@@ -6,7 +6,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{ConsoleKind, FdIndex, HugePageSize};
+use crate::config::{ConsoleKind, FdIndex, HugePageSize, IdentityConfig};
 
 /// A config that passes, and its files; needs a `/dev/kvm`.
 struct Good {
@@ -64,6 +64,7 @@ impl Good {
             disks: vec![disk("root", DISK, false), disk("seed", SEED, true)],
             nics: Vec::new(),
             rng: true,
+            identity: IdentityConfig::default(),
             console: ConsoleKind::Serial,
         };
         Self { dir, config, fds }

@@ -1,9 +1,8 @@
 //! virtio-rng (virtio 1.3 §5.4): entropy from the host's getrandom. Served on the machine's event thread.
 
-use std::io;
-
 use crate::memory::GuestRam;
 use crate::memory::guest_buffers::GuestBuffers;
+use crate::random;
 use crate::virtio::device::{ActivateError, Activation, DeviceId, VirtioDevice};
 use crate::virtio::served::Served;
 use crate::virtio::virtqueue::{Broken, Chain, Virtqueue};
@@ -97,25 +96,7 @@ fn fill(chain: Chain<'_>, buffers: &mut GuestBuffers) -> Result<u32, Broken> {
     }
     let mut bytes = [0; MAX_BYTES];
     let bytes = &mut bytes[..buffers.len()];
-    random(bytes).map_err(|_| Broken::Request("the host has no entropy"))?;
+    random::fill(bytes).map_err(|_| Broken::Request("the host has no entropy"))?;
     buffers.put(0, bytes);
     Ok(u32::try_from(bytes.len()).unwrap_or(u32::MAX))
-}
-
-fn random(bytes: &mut [u8]) -> io::Result<()> {
-    let mut filled = 0;
-    while filled < bytes.len() {
-        let rest = &mut bytes[filled..];
-        // SAFETY: the kernel writes at most the length of `rest` to it.
-        let done = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
-        if let Ok(done) = usize::try_from(done) {
-            filled += done;
-            continue;
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-    Ok(())
 }
