@@ -11,6 +11,7 @@ use vireo_vmm::bus::Bus;
 use vireo_vmm::event_loop::EventLoop;
 use vireo_vmm::interrupts::Interrupts;
 use vireo_vmm::memory::layout::{PCI_MMIO32_SIZE, PCI_MMIO32_START};
+use vireo_vmm::pausing::PauseRequests;
 use vireo_vmm::pci::{PciContext, PciRoot};
 use vireo_vmm::virtio::rng::Rng;
 
@@ -33,6 +34,7 @@ fuzz_target!(|input: &[u8]| {
         interrupts: Interrupts::new(vm),
         mmio: Arc::clone(&mmio),
         events: events.handle(),
+        pauses: PauseRequests::default(),
         ram: memory(&[]),
         mmio32: PCI_MMIO32_START..PCI_MMIO32_START + PCI_MMIO32_SIZE,
         mmio64: 1 << 32..1 << 33,

@@ -3,7 +3,8 @@
 //! ```text
 //! run KERNEL [--initrd FILE] [--cmdline TEXT] [--cpus N] [--memory MIB] [--disk FILE]… [--hvc] [--vmm PATH]
 //! ```
-//! Events of the VMM go to stderr with the time since the launch. `!` alone on a line of input presses the power button.
+//! Events of the VMM go to stderr with the time since the launch. On a line of input by itself, `!` presses the power
+//! button, and `!pause`, `!resume`, `!reset` and `!nmi` do what they say.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -18,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use vireo_vmm::config::{BootConfig, ConsoleKind, DiskConfig, FdIndex, IdentityConfig, MachineConfig, MemoryConfig};
 use vireo_vmm::control::client::{Client, Received};
-use vireo_vmm::control::message::{Command, Event};
+use vireo_vmm::control::message::{Command, Event, Request};
 
 /// Building is a matter of milliseconds, but not on an emulated host.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -46,7 +47,7 @@ fn main() -> Result<()> {
     client.send(&Command::AttachConsole, &[theirs.as_fd()])?;
     drop(theirs);
     bridge(console, Arc::clone(&client))?;
-    client.send(&Command::Start, &[])?;
+    client.send(&Command::Start { paused: false }, &[])?;
     while next(&client, start, Duration::from_secs(u64::MAX / 4))
         .is_ok_and(|event| !matches!(event, None | Some(Event::Ended(_))))
     {}
@@ -78,11 +79,18 @@ fn bridge(console: UnixStream, client: Arc<Client>) -> Result<()> {
             if count == 0 {
                 return Ok(());
             }
-            if &buffer[..count] == b"!\n" {
-                client.send(&Command::PowerButton, &[])?;
-            } else {
-                to.write_all(&buffer[..count])?;
-            }
+            let request = match &buffer[..count] {
+                b"!\n" => Request::PowerButton,
+                b"!pause\n" => Request::Pause,
+                b"!resume\n" => Request::Resume,
+                b"!reset\n" => Request::Reset,
+                b"!nmi\n" => Request::Nmi,
+                line => {
+                    to.write_all(line)?;
+                    continue;
+                }
+            };
+            client.send(&Command::Request { id: 0, request }, &[])?;
         }
     });
     Ok(())

@@ -37,7 +37,8 @@ pub struct EventLoop {
 
 struct Remote {
     wake: EventFd,
-    tasks: Mutex<Vec<Task>>,
+    /// None once the loop is gone.
+    tasks: Mutex<Option<Vec<Task>>>,
 }
 
 /// Reaches a loop from another thread.
@@ -57,9 +58,12 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
-    /// Runs `task` on the loop's thread, soon; in the order of the calls. Dropped unrun if the loop has ended.
+    /// Runs `task` on the loop's thread, soon; in the order of the calls. Dropped unrun if the loop is gone.
     pub fn run(&self, task: impl FnOnce(&mut EventLoop) + Send + 'static) {
-        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(task));
+        match &mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(tasks) => tasks.push(Box::new(task)),
+            None => return,
+        }
         // Fails only when the counter is full, and then the loop is awake anyway.
         let _ = self.0.wake.write(1);
     }
@@ -76,7 +80,7 @@ impl EventLoop {
         let epoll = Epoll::new()?;
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         epoll.ctl(ControlOperation::Add, wake.as_raw_fd(), EpollEvent::new(EventSet::IN, WAKE))?;
-        let remote = Arc::new(Remote { wake, tasks: Mutex::default() });
+        let remote = Arc::new(Remote { wake, tasks: Mutex::new(Some(Vec::new())) });
         Ok(Self { epoll, handlers: HashMap::new(), next: WAKE + 1, timers: Vec::new(), remote, stopped: false })
     }
 
@@ -171,8 +175,8 @@ impl EventLoop {
 
     fn run_tasks(&mut self) {
         let _ = self.remote.wake.read();
-        let tasks = std::mem::take(&mut *self.remote.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        for task in tasks {
+        let tasks = self.remote.tasks.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(std::mem::take);
+        for task in tasks.into_iter().flatten() {
             task(self);
         }
     }
@@ -184,6 +188,14 @@ impl EventLoop {
         if let Some((_, slot)) = self.handlers.get_mut(&token) {
             *slot = Some(handler);
         }
+    }
+}
+
+impl Drop for EventLoop {
+    fn drop(&mut self) {
+        // Whoever waits for a task to run, or to be dropped, waits no longer.
+        let tasks = self.remote.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(tasks);
     }
 }
 

@@ -11,7 +11,7 @@
 //! machine
 //! acpi boot smbios vcpu platform
 //! virtio pci disk console
-//! memory bus interrupts event_loop worker ending config jail random tap
+//! memory bus interrupts event_loop worker ending pausing config jail random tap
 //! ```
 
 pub mod acpi;
@@ -27,6 +27,7 @@ pub mod interrupts;
 pub mod jail;
 pub mod machine;
 pub mod memory;
+pub mod pausing;
 pub mod pci;
 pub mod platform;
 pub mod random;

@@ -38,6 +38,11 @@ const GRACE_SECONDS: u64 = 30;
 pub(crate) fn run(manifest: &Path) -> Result<ExitCode> {
     let vm = manifest::read(manifest)?;
     refuse_network(&vm)?;
+    let strategy = &vm.spec.template.spec.start_strategy;
+    ensure!(
+        strategy.is_none(),
+        "spec.template.spec.startStrategy: not supported by vireo run, which could not resume the machine; leave it out"
+    );
     ensure!(geteuid().is_root(), "vireo run needs root, which the jail around the machine is made with; use sudo");
     // First of all: what comes while the machine is built is handled after.
     let signals = Signals::block()?;
@@ -59,7 +64,7 @@ pub(crate) fn run(manifest: &Path) -> Result<ExitCode> {
     let (ours, theirs) = UnixStream::pair().context("console")?;
     vmm.control.send(&Command::AttachConsole, &[theirs.as_fd()])?;
     drop(theirs);
-    vmm.control.send(&Command::Start, &[])?;
+    vmm.control.send(&Command::Start { paused: false }, &[])?;
     let grace = spec.termination_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
     let grace = Duration::from_secs(grace.unwrap_or(GRACE_SECONDS));
     let resizable = (console == ConsoleKind::Virtio).then_some(&terminal);
@@ -93,7 +98,7 @@ fn open_vmm(node: &NodeConfig) -> Result<File> {
 
 /// Launches the VMM and waits until the machine is built.
 fn start(plan: LaunchPlan, binary: &File) -> Result<Vmm> {
-    let LaunchPlan { machine, fds, jail } = plan;
+    let LaunchPlan { machine, fds, jail, .. } = plan;
     let vmm = launch(Launch { vmm: binary, cgroup: None, oom_score_adj: None, machine, fds, jail: Some(jail) })?;
     match vmm.control.wait(BUILD_LIMIT)? {
         Received::Message(Event::Ready) => Ok(vmm),

@@ -19,7 +19,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use vireo_shim::launch::{ExitStatus, Vmm};
 use vireo_vmm::control::client::Received;
-use vireo_vmm::control::message::{Command, End, Event};
+use vireo_vmm::control::message::{Answer, Command, End, Event, PauseReason, Request};
 
 use super::terminal::Terminal;
 
@@ -170,7 +170,15 @@ impl<'a> Session<'a> {
                 }
                 Received::Message(Event::Rebooted) => note("the guest has rebooted"),
                 Received::Message(Event::Refused(why)) => bail!("{why}"),
-                Received::Message(Event::Ready | Event::Started { .. }) => {}
+                Received::Message(Event::Paused(PauseReason::IoError(why))) => {
+                    note(&format!("the machine is paused: {}", why.replace(char::is_control, "?")));
+                }
+                Received::Message(Event::Answer { answer: Answer::Refused(why), .. }) => {
+                    note(&why.replace(char::is_control, "?"));
+                }
+                Received::Message(
+                    Event::Ready | Event::Started { .. } | Event::Paused(_) | Event::Resumed | Event::Answer { .. },
+                ) => {}
                 Received::Closed => {
                     self.last_words();
                     if self.killed {
@@ -227,7 +235,7 @@ impl<'a> Session<'a> {
         self.deadline = Some(Instant::now() + self.grace);
         let again = if self.keys { "; Ctrl-] again switches it off" } else { "" };
         note(&format!("power button pressed; the guest has {} seconds{again}", self.grace.as_secs()));
-        let _ = self.vmm.control.send(&Command::PowerButton, &[]);
+        let _ = self.vmm.control.send(&Command::Request { id: 0, request: Request::PowerButton }, &[]);
     }
 
     fn kill(&mut self) {

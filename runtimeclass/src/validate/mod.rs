@@ -86,6 +86,9 @@ pub fn instance_spec(spec: &VirtualMachineInstanceSpec, path: &str) -> Vec<Probl
     if let Some(architecture) = spec.architecture.as_deref().filter(|a| *a != "amd64") {
         rules.refuse("architecture", format!("{architecture:?} is not supported by vireo; amd64 is"));
     }
+    if let Some(strategy) = spec.start_strategy.as_deref().filter(|strategy| *strategy != "Paused") {
+        rules.refuse("startStrategy", format!("{strategy:?} is not supported by vireo; Paused is"));
+    }
     domain(&spec.domain, &mut rules);
     storage::check(spec, &mut rules);
     networks::check(spec, &mut rules);

@@ -33,6 +33,7 @@ fn vmi(change: impl FnOnce(&mut Value)) -> Value {
         },
         "networks": [{"name": "default", "pod": {}}],
         "volumes": [{"name": "root", "containerDisk": {"image": "debian", "path": "/disk/a.img"}}],
+        "startStrategy": "Paused",
         "terminationGracePeriodSeconds": 30,
     });
     change(&mut spec);
@@ -51,6 +52,7 @@ fn a_full_spec_passes() {
 fn each_wrong_value_is_refused_by_its_path() {
     let cases: &[(&str, Value, &str)] = &[
         ("/domain/devices/sound", json!({"name": "s"}), "spec.domain.devices.sound: not supported by vireo"),
+        ("/startStrategy", json!("Later"), "spec.startStrategy: \"Later\" is not supported by vireo; Paused is"),
         ("/domain/devices/sond", json!({}), "spec.domain.devices.sond: unknown field"),
         ("/domain/cpu/cores", json!(0), "spec.domain.cpu.cores: 0; at least 1 is needed"),
         ("/domain/cpu/cores", json!(-1), "spec.domain.cpu.cores: must be a whole number from 0 to 2147483647"),

@@ -53,7 +53,7 @@ impl Builder for Launcher {
             fds: plan.fds,
             jail: Some(plan.jail),
         })?;
-        Ok(Arc::new(Process::follow(process, network).context("the VMM can't be followed")?))
+        Ok(Arc::new(Process::follow(process, network, plan.start_paused).context("the VMM can't be followed")?))
     }
 }
 

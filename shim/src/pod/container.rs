@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use containerd_shim::api::Status;
 use tokio::sync::{Notify, watch};
 
 use super::lifecycle::{Exit, Illegal, Phase, Step};
-use super::machine::Machine;
+use super::machine::{Machine, State};
 use crate::bundle::{Bundle, Role};
 use crate::cgroup::{self, Cgroup};
 use crate::rootfs::Rootfs;
@@ -108,6 +109,14 @@ impl Container {
     /// Where it is in its life.
     pub fn phase(&self) -> Phase {
         lock(&self.phase).clone()
+    }
+
+    /// containerd's word for where it is. Whether a running one is paused only its machine knows.
+    pub fn status(&self) -> Status {
+        match (self.phase(), self.machine()) {
+            (Phase::Running, Some(machine)) if matches!(*machine.state().borrow(), State::Paused(_)) => Status::PAUSED,
+            (phase, _) => phase.status(),
+        }
     }
 
     /// Takes a step, or says why it can't.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+pub use vireo_vmm::control::message::Request as MachineRequest;
 
 use crate::bundle::Bundle;
 use crate::cgroup::Cgroup;
@@ -34,6 +35,8 @@ pub enum State {
     Ready,
     /// The guest runs.
     Started,
+    /// It has been started, and stands still: nothing of it runs. Why, if a device wanted it.
+    Paused(Option<String>),
     /// The process is gone.
     Ended {
         /// How.
@@ -43,26 +46,41 @@ pub enum State {
     },
 }
 
-/// A machine does not take a command.
+/// A machine does not do what it is told.
 #[derive(Debug, thiserror::Error)]
-#[error("the machine does not take {command}: {reason}")]
-pub struct CommandError {
-    /// Which.
-    pub command: &'static str,
-    /// Why.
-    pub reason: String,
+pub enum CommandError {
+    /// It can't be told.
+    #[error("the machine does not take {command}: {reason}")]
+    NotTaken {
+        /// What.
+        command: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// It refuses, and says why.
+    #[error("{0}")]
+    Refused(String),
+    /// It ended instead.
+    #[error("{0}: the machine has ended")]
+    Ended(&'static str),
+    /// It says nothing.
+    #[error("{0}: the VMM did not answer within {ANSWER:?}")]
+    NoAnswer(&'static str),
 }
 
 /// A machine and the process that runs it. The process is killed on drop.
+#[async_trait]
 pub trait Machine: Debug + Send + Sync {
     /// The process.
     fn pid(&self) -> u32;
     /// Where it is; [`State::Ended`] comes once, after the process is gone.
     fn state(&self) -> watch::Receiver<State>;
-    /// Lets the guest run.
+    /// Lets the guest run, or pauses it before its first instruction if its spec says so.
     fn start(&self) -> Result<(), CommandError>;
-    /// Presses the power button.
+    /// Presses the power button, and doesn't wait until it is.
     fn power_button(&self) -> Result<(), CommandError>;
+    /// Asks it to do something, and waits until that is done.
+    async fn request(&self, request: MachineRequest) -> Result<(), CommandError>;
     /// Gives the console another client.
     fn attach_console(&self, client: UnixStream) -> Result<(), CommandError>;
     /// Tells the console's size.

@@ -1,5 +1,6 @@
 //! One pod: its containers, and the machine of the one that is a VM.
 
+mod answers;
 pub mod build;
 pub mod container;
 mod create;

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::container::Container;
 use super::error::{PodError, illegal};
 use super::lifecycle::{Exit, Illegal, Phase, Step};
-use super::machine::Builder;
+use super::machine::{Builder, MachineRequest};
 use super::supervise::{run, task_exit, timestamp};
 use crate::bundle::Role;
 use crate::cgroup;
@@ -96,6 +96,17 @@ impl Pod {
                 machine.kill();
                 Ok(())
             }
+        }
+    }
+
+    /// Asks the machine of a running container to do something, and waits until it is done.
+    pub async fn request(&self, id: &str, request: MachineRequest) -> Result<(), PodError> {
+        let container = self.container(id)?;
+        let machine = container.machine().ok_or_else(|| PodError::Sandbox(id.into(), "machine"))?;
+        match container.phase() {
+            Phase::Running => Ok(machine.request(request).await?),
+            Phase::Stopped(_) => Err(illegal(&container, Illegal::Stopped)),
+            _ => Err(illegal(&container, Illegal::NotStarted)),
         }
     }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use containerd_shim::protos::events::task::{TaskExit, TaskOOM};
+use containerd_shim::protos::events::task::{TaskExit, TaskOOM, TaskPaused, TaskResumed};
 use containerd_shim::protos::protobuf::MessageField;
 use containerd_shim::protos::protobuf::well_known_types::timestamp::Timestamp;
 use tokio::sync::watch;
@@ -26,7 +26,7 @@ pub async fn supervise(
     events: Publisher,
 ) {
     let killed = TaskOOM { container_id: container.id.clone(), ..Default::default() };
-    let mut out_of_memory = false;
+    let (mut out_of_memory, mut pauses) = (false, Pauses(false));
     let mut outcome = loop {
         tokio::select! {
             kill = next_kill(&mut oom) => match kill {
@@ -39,9 +39,16 @@ pub async fn supervise(
                     oom = None;
                 }
             },
-            ended = state.wait_for(|state| matches!(state, State::Ended { .. })) => break match ended.as_deref() {
-                Ok(State::Ended { outcome, .. }) => outcome.clone(),
-                _ => Outcome { code: 1, reason: Some("lost".into()) },
+            change = pauses.next(&mut state) => match change {
+                Change::Ended(outcome) => break outcome,
+                Change::Paused => {
+                    // Not before its start.
+                    drop(container.starting.lock().await);
+                    events.publish(&TaskPaused { container_id: container.id.clone(), ..Default::default() });
+                }
+                Change::Resumed => {
+                    events.publish(&TaskResumed { container_id: container.id.clone(), ..Default::default() });
+                }
             },
         }
     };
@@ -69,6 +76,37 @@ pub async fn supervise(
     }
 }
 
+/// Whether containerd has been told of a pause.
+struct Pauses(bool);
+
+/// What a machine does that containerd is told of.
+enum Change {
+    Paused,
+    Resumed,
+    Ended(Outcome),
+}
+
+impl Pauses {
+    /// The next change. Nothing is lost if it isn't waited for to the end; a pause that is over already isn't told.
+    async fn next(&mut self, state: &mut watch::Receiver<State>) -> Change {
+        let paused = self.0;
+        let news = |state: &State| match state {
+            State::Ended { .. } => true,
+            State::Paused(_) => !paused,
+            State::Building | State::Ready => false,
+            State::Started => paused,
+        };
+        let change = match state.wait_for(news).await.as_deref() {
+            Ok(State::Ended { outcome, .. }) => Change::Ended(outcome.clone()),
+            Ok(State::Paused(_)) => Change::Paused,
+            Ok(_) => Change::Resumed,
+            Err(_) => Change::Ended(Outcome { code: 1, reason: Some("lost".into()) }),
+        };
+        self.0 = matches!(change, Change::Paused);
+        change
+    }
+}
+
 async fn next_kill(oom: &mut Option<OomWatch>) -> std::io::Result<()> {
     match oom {
         Some(oom) => oom.killed().await,
@@ -80,7 +118,7 @@ async fn next_kill(oom: &mut Option<OomWatch>) -> std::io::Result<()> {
 pub async fn run(machine: &dyn Machine) -> Result<(), PodError> {
     let mut state = machine.state();
     machine.start()?;
-    let decided = |state: &State| matches!(state, State::Started | State::Ended { .. });
+    let decided = |state: &State| matches!(state, State::Started | State::Paused(_) | State::Ended { .. });
     let started = tokio::time::timeout(ANSWER, state.wait_for(decided)).await;
     match started.map_err(|_| PodError::NoAnswer("start its machine"))?.as_deref() {
         Ok(State::Ended { outcome, started: false }) => Err(PodError::DidNotStart(reason(outcome))),

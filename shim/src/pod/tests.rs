@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use containerd_shim::api::{CreateTaskRequest, Status};
 use tokio::sync::{mpsc, watch};
 
-use super::machine::{Builder, CommandError, Machine, Outcome, Request, State};
+use super::machine::{Builder, CommandError, Machine, MachineRequest, Outcome, Request, State};
 use super::{Pod, PodError};
 use crate::cgroup;
 use crate::service::events::{Item, Publisher};
@@ -26,7 +26,7 @@ pub(crate) struct Double {
 
 impl Double {
     pub(crate) fn end(&self, code: u32, reason: Option<&str>) {
-        let started = *self.state.borrow() == State::Started;
+        let started = matches!(*self.state.borrow(), State::Started | State::Paused(_));
         let outcome = Outcome { code, reason: reason.map(str::to_owned) };
         self.state.send_replace(State::Ended { outcome, started });
     }
@@ -36,6 +36,7 @@ impl Double {
     }
 }
 
+#[async_trait]
 impl Machine for Double {
     fn pid(&self) -> u32 {
         4242
@@ -56,6 +57,23 @@ impl Machine for Double {
     fn power_button(&self) -> Result<(), CommandError> {
         self.call("power button");
         Ok(())
+    }
+
+    async fn request(&self, request: MachineRequest) -> Result<(), CommandError> {
+        self.call(request.name());
+        let paused = matches!(*self.state.borrow(), State::Paused(_));
+        match request {
+            MachineRequest::Pause if paused => Err(CommandError::Refused("pause: already paused".into())),
+            MachineRequest::Pause => {
+                self.state.send_replace(State::Paused(None));
+                Ok(())
+            }
+            MachineRequest::Resume => {
+                self.state.send_replace(State::Started);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn attach_console(&self, _: UnixStream) -> Result<(), CommandError> {
@@ -149,6 +167,14 @@ impl Bench {
             }
         }
         topics
+    }
+
+    /// Waits for an event; those before it are gone.
+    async fn expect_topic(&mut self, topic: &str) {
+        soon(async {
+            while !matches!(self.events.recv().await, Some(Item::Event(envelope)) if envelope.topic == topic) {}
+        })
+        .await;
     }
 
     fn cgroup(&self, id: &str) -> PathBuf {
@@ -295,6 +321,32 @@ async fn signals_mean_buttons() {
     assert_eq!(soon(bench.pod.wait("a")).await.unwrap().code, 137);
     let calls = bench.machine.calls.lock().unwrap();
     assert_eq!(*calls, ["start", "power button", "power button", "power button", "kill"]);
+}
+
+#[tokio::test]
+async fn a_paused_machine_is_said_to_be_one() {
+    let mut bench = Bench::new(State::Ready, true, None);
+    bench.pod.create(&bench.request("a")).await.unwrap();
+    let early = bench.pod.request("a", MachineRequest::Pause).await.unwrap_err();
+    assert_eq!(early.to_string(), "container \"a\": it has not been started");
+    bench.pod.start("a").await.unwrap();
+    let container = bench.pod.container("a").unwrap();
+    bench.pod.request("a", MachineRequest::Pause).await.unwrap();
+    assert_eq!(container.status(), Status::PAUSED);
+    let twice = bench.pod.request("a", MachineRequest::Pause).await.unwrap_err();
+    assert_eq!(twice.to_string(), "pause: already paused");
+    bench.expect_topic("/tasks/paused").await;
+    bench.pod.request("a", MachineRequest::Resume).await.unwrap();
+    assert_eq!(container.status(), Status::RUNNING);
+    bench.expect_topic("/tasks/resumed").await;
+    // A device has it paused.
+    bench.machine.state.send_replace(State::Paused(Some("disk \"root\": no space".into())));
+    assert_eq!(container.status(), Status::PAUSED);
+    bench.expect_topic("/tasks/paused").await;
+    bench.machine.end(1, Some("guest panicked"));
+    assert_eq!(soon(bench.pod.wait("a")).await.unwrap().code, 1);
+    assert_eq!(container.status(), Status::STOPPED);
+    assert!(matches!(bench.pod.request("a", MachineRequest::Resume).await, Err(PodError::Illegal { .. })));
 }
 
 #[tokio::test]

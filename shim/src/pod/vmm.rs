@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
@@ -18,9 +19,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use vireo_vmm::control::client::Received;
-use vireo_vmm::control::message::{Command, End, Event};
+use vireo_vmm::control::message::{Answer, Command, End, Event, PauseReason, Request};
 
-use super::machine::{CommandError, Machine, Outcome, State};
+use super::answers::Answers;
+use super::machine::{ANSWER, CommandError, Machine, Outcome, State};
 use crate::launch::{ExitStatus, Vmm};
 use crate::log::bounded;
 use crate::network::Attachment;
@@ -40,17 +42,19 @@ pub struct Process {
     pid: u32,
     killed: Arc<AtomicBool>,
     state: watch::Receiver<State>,
+    start_paused: bool,
+    answers: Arc<Answers>,
     _network: Option<Attachment>,
 }
 
 impl Process {
-    /// Takes a launched VMM over. Needs a tokio runtime.
-    pub fn follow(vmm: Vmm, network: Option<Attachment>) -> io::Result<Process> {
+    /// Takes a launched VMM over, whose guest is to be started or, with `start_paused`, paused at first. Needs a tokio runtime.
+    pub fn follow(vmm: Vmm, network: Option<Attachment>, start_paused: bool) -> io::Result<Process> {
         let (sender, state) = watch::channel(State::Building);
         let killed = Arc::new(AtomicBool::new(false));
         let pid = u32::try_from(vmm.pid.as_raw()).unwrap_or_default();
         let log = pipe::Receiver::from_owned_fd(vmm.stderr.try_clone()?)?;
-        let vmm = Arc::new(vmm);
+        let (vmm, answers) = (Arc::new(vmm), Arc::new(Answers::default()));
         let follower = Follower {
             control: readable(&vmm.control)?,
             exit: readable(&vmm.pidfd)?,
@@ -58,20 +62,22 @@ impl Process {
             vmm: vmm.clone(),
             killed: killed.clone(),
             state: sender,
+            answers: answers.clone(),
             last: None,
         };
         tokio::spawn(follower.run());
-        Ok(Process { vmm, pid, killed, state, _network: network })
+        Ok(Process { vmm, pid, killed, state, start_paused, answers, _network: network })
     }
 
     fn send(&self, name: &'static str, command: &Command, files: &[BorrowedFd<'_>]) -> Result<(), CommandError> {
-        self.vmm
-            .control
-            .send(command, files)
-            .map_err(|error| CommandError { command: name, reason: format!("{:#}", anyhow::Error::from(error)) })
+        self.vmm.control.send(command, files).map_err(|error| CommandError::NotTaken {
+            command: name,
+            reason: format!("{:#}", anyhow::Error::from(error)),
+        })
     }
 }
 
+#[async_trait]
 impl Machine for Process {
     fn pid(&self) -> u32 {
         self.pid
@@ -82,11 +88,27 @@ impl Machine for Process {
     }
 
     fn start(&self) -> Result<(), CommandError> {
-        self.send("start", &Command::Start, &[])
+        self.send("start", &Command::Start { paused: self.start_paused }, &[])
     }
 
     fn power_button(&self) -> Result<(), CommandError> {
-        self.send("power button", &Command::PowerButton, &[])
+        let request = Request::PowerButton;
+        self.send(request.name(), &Command::Request { id: self.answers.unheard(), request }, &[])
+    }
+
+    async fn request(&self, request: Request) -> Result<(), CommandError> {
+        let name = request.name();
+        let (id, answer) = self.answers.expect();
+        let answer = match self.send(name, &Command::Request { id, request }, &[]) {
+            Ok(()) => tokio::time::timeout(ANSWER, answer).await.map_err(|_| CommandError::NoAnswer(name)),
+            Err(error) => Err(error),
+        };
+        self.answers.forget(id);
+        match answer? {
+            Ok(Answer::Done) => Ok(()),
+            Ok(Answer::Refused(why)) => Err(CommandError::Refused(one_line(&why))),
+            Err(_) => Err(CommandError::Ended(name)),
+        }
     }
 
     fn attach_console(&self, client: UnixStream) -> Result<(), CommandError> {
@@ -124,6 +146,7 @@ struct Follower {
     log: JoinHandle<String>,
     killed: Arc<AtomicBool>,
     state: watch::Sender<State>,
+    answers: Arc<Answers>,
     last: Option<LastWord>,
 }
 
@@ -178,7 +201,8 @@ impl Follower {
             Ok(Ok(line)) => line,
             _ => String::new(),
         };
-        let started = *self.state.borrow() == State::Started;
+        self.answers.close();
+        let started = matches!(*self.state.borrow(), State::Started | State::Paused(_));
         let outcome = outcome(self.last, status, self.killed.load(Ordering::Relaxed), &line);
         self.state.send_replace(State::Ended { outcome, started });
     }
@@ -200,6 +224,20 @@ impl Follower {
                 self.state.send_replace(State::Started);
             }
             Event::Rebooted => log::info!("vireo-vmm {}: the guest rebooted", self.vmm.pid),
+            Event::Paused(reason) => {
+                let reason = match reason {
+                    PauseReason::User => None,
+                    PauseReason::IoError(text) => Some(one_line(&text)),
+                };
+                let why = reason.as_deref().unwrap_or("as asked");
+                log::info!("vireo-vmm {}: the machine is paused: {why}", self.vmm.pid);
+                self.state.send_replace(State::Paused(reason));
+            }
+            Event::Resumed => {
+                log::info!("vireo-vmm {}: the machine goes on", self.vmm.pid);
+                self.state.send_replace(State::Started);
+            }
+            Event::Answer { id, answer } => self.answers.hear(id, answer),
             Event::Refused(text) => self.last = Some(LastWord::Refused(text)),
             Event::Ended(end) => self.last = Some(LastWord::Ended(end)),
         }

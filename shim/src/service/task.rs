@@ -21,6 +21,7 @@ use ttrpc::Code;
 use ttrpc::r#async::{Service, TtrpcContext};
 use ttrpc::error::get_rpc_status;
 
+use crate::pod::machine::{CommandError, MachineRequest};
 use crate::pod::supervise::timestamp;
 use crate::pod::{Pod, PodError};
 
@@ -46,7 +47,9 @@ fn rpc(error: PodError) -> ttrpc::Error {
     let code = match &error {
         PodError::NotFound(_) | PodError::AlreadyStopped(_) => Code::NOT_FOUND,
         PodError::Exists(_) => Code::ALREADY_EXISTS,
-        PodError::SecondMachine { .. } | PodError::Illegal { .. } => Code::FAILED_PRECONDITION,
+        PodError::SecondMachine { .. }
+        | PodError::Illegal { .. }
+        | PodError::Command(CommandError::Refused(_) | CommandError::Ended(_)) => Code::FAILED_PRECONDITION,
         PodError::Signal(_) | PodError::Invalid(_) => Code::INVALID_ARGUMENT,
         PodError::Sandbox(..) | PodError::Unsupported(_) => Code::UNIMPLEMENTED,
         PodError::Cancelled(_) => Code::CANCELLED,
@@ -80,19 +83,19 @@ impl Task for TaskService {
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
         no_exec(&request.id, &request.exec_id)?;
         let container = self.pod.container(&request.id).map_err(rpc)?;
-        let phase = container.phase();
+        let status = container.status();
         let mut response = StateResponse {
             id: request.id,
             bundle: container.bundle.path().display().to_string(),
             pid: container.pid(),
-            status: EnumOrUnknown::new(phase.status()),
+            status: EnumOrUnknown::new(status),
             stdin: container.stdio.stdin.clone(),
             stdout: container.stdio.stdout.clone(),
             stderr: container.stdio.stderr.clone(),
             terminal: container.stdio.terminal,
             ..Default::default()
         };
-        if let Some(exit) = phase.exit() {
+        if let Some(exit) = container.phase().exit() {
             response.exit_status = exit.code;
             response.exited_at = MessageField::some(timestamp(exit.at));
         }
@@ -130,12 +133,16 @@ impl Task for TaskService {
         Ok(PidsResponse { processes: vec![ProcessInfo { pid, ..Default::default() }], ..Default::default() })
     }
 
-    async fn pause(&self, _: &TtrpcContext, _: PauseRequest) -> ttrpc::Result<Empty> {
-        unimplemented("pause: not supported by vireo: a paused guest would lose its clock")
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
+        log::debug!("pause {}", request.id);
+        self.pod.request(&request.id, MachineRequest::Pause).await.map_err(rpc)?;
+        Ok(Empty::new())
     }
 
-    async fn resume(&self, _: &TtrpcContext, _: ResumeRequest) -> ttrpc::Result<Empty> {
-        unimplemented("resume: not supported by vireo: nothing can be paused")
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
+        log::debug!("resume {}", request.id);
+        self.pod.request(&request.id, MachineRequest::Resume).await.map_err(rpc)?;
+        Ok(Empty::new())
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {

@@ -68,6 +68,8 @@ pub struct LaunchPlan {
     pub fds: Vec<OwnedFd>,
     /// Whom the VMM becomes.
     pub jail: JailConfig,
+    /// It is to be paused before its first instruction.
+    pub start_paused: bool,
 }
 
 /// Why there is no machine.
@@ -193,7 +195,9 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
         // A machine that nobody described gets what every guest likes to have.
         rng: source.spec.is_none_or(|spec| spec.domain.devices.rng.is_some()),
     };
-    Ok(LaunchPlan { machine, fds: fds.0, jail })
+    // Validation allows no other strategy than Paused.
+    let start_paused = source.spec.is_some_and(|spec| spec.start_strategy.is_some());
+    Ok(LaunchPlan { machine, fds: fds.0, jail, start_paused })
 }
 
 /// The pod's user and group. Root, which is also what an image that names nobody gives, is never what a VMM becomes.

@@ -188,7 +188,7 @@ fn vireo(binary: &PathBuf, guest: &Guest) -> Result<(Process, OwnedFd)> {
         other => bail!("vireo-vmm answers {other:?} to its launch; {}", vireo_said(&vmm)),
     }
     vmm.control.send(&Order::AttachConsole, &[theirs.as_fd()])?;
-    vmm.control.send(&Order::Start, &[])?;
+    vmm.control.send(&Order::Start { paused: false }, &[])?;
     ensure!(vmm.reap().is_none(), "vireo-vmm ended at its start; {}", vireo_said(&vmm));
     Ok((Process::Vireo(vmm), console.into()))
 }

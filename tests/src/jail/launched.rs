@@ -194,7 +194,7 @@ pub fn a_machine_runs_jailed(vmm: &Path) -> Result<()> {
     let (mut console, theirs) = UnixStream::pair()?;
     console.set_read_timeout(Some(LIMIT))?;
     vmm.control.send(&Command::AttachConsole, &[theirs.as_fd()])?;
-    vmm.control.send(&Command::Start, &[])?;
+    vmm.control.send(&Command::Start { paused: false }, &[])?;
     for typed in [b"r", b"r", b"x"] {
         let event = vmm.control.wait(LIMIT)?;
         let runs = matches!(event, Received::Message(Event::Started { .. } | Event::Rebooted));

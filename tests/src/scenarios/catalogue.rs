@@ -1,6 +1,6 @@
 //! Every scenario, in the order in which they run.
 
-use super::{Scenario, boots, churn, deaths, endings, jail, network, refusals, run_command};
+use super::{Scenario, boots, churn, control, deaths, endings, jail, network, refusals, run_command};
 
 /// Every scenario.
 pub fn all() -> Vec<Scenario> {
@@ -9,6 +9,7 @@ pub fn all() -> Vec<Scenario> {
         network::SCENARIOS,
         jail::SCENARIOS,
         endings::SCENARIOS,
+        control::SCENARIOS,
         deaths::SCENARIOS,
         refusals::SCENARIOS,
         run_command::SCENARIOS,

@@ -15,6 +15,7 @@ pub mod shell;
 
 mod boots;
 mod churn;
+mod control;
 mod deaths;
 mod endings;
 mod jail;

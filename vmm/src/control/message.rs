@@ -1,9 +1,12 @@
 //! What crosses the control socket: one postcard message a packet (`SOCK_SEQPACKET`), descriptors as `SCM_RIGHTS`.
 //!
 //! ```text
-//! shim   Launch ──────────> │            Start ──> │              PowerButton, AttachConsole, … ──>
-//! VMM    (builds, jails)    └── Ready | Refused    └── Started … Rebooted … Ended
+//! shim   Launch ──────────> │            Start ──> │              Request ─> │      AttachConsole, … ──>
+//! VMM    (builds, jails)    └── Ready | Refused    └── Started …             └── Answer … Paused … Rebooted … Ended
 //! ```
+//!
+//! What is asked of the machine is a [`Command::Request`], and every one is answered, in their order, by what became of it.
+//! [`Event::Paused`] and [`Event::Resumed`] come before the answer to the request that brought them about.
 //!
 //! [`Command::Launch`] comes first and once, with the files that its config names; console commands are taken from
 //! [`Event::Ready`] on. [`Event::Refused`] and [`Event::Ended`] are the VMM's last word.
@@ -11,6 +14,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::{JailConfig, MachineConfig};
+use crate::machine::lifecycle::Action;
+pub use crate::pausing::PauseReason;
 
 /// The largest packet, bytes. A config with 255 disks and a 2 KiB command line stays below a third of it.
 pub const MAX_PACKET: usize = 64 << 10;
@@ -27,10 +32,18 @@ pub enum Command {
         /// The process that runs it; `None` runs it unjailed (tests and benches of the machine alone).
         jail: Option<JailConfig>,
     },
-    /// Let the built machine run.
-    Start,
-    /// Press the ACPI power button.
-    PowerButton,
+    /// Let the built machine run. Answered by [`Event::Started`], or [`Event::Paused`].
+    Start {
+        /// Stop before the first instruction, until [`Request::Resume`].
+        paused: bool,
+    },
+    /// Do something to the machine.
+    Request {
+        /// Names it in its [`Event::Answer`].
+        id: u32,
+        /// What.
+        request: Request,
+    },
     /// A new console client: a stream socket comes with the packet. It gets the history, then what follows; what it
     /// sends is typed into the guest.
     AttachConsole,
@@ -41,6 +54,49 @@ pub enum Command {
         /// Rows.
         rows: u16,
     },
+}
+
+/// What can be asked of a machine. When it may be asked is [`crate::machine::lifecycle`]'s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Stand still. Once it is answered nothing of the machine runs: no vCPU, no device, no I/O.
+    Pause,
+    /// Go on after a pause.
+    Resume,
+    /// Begin anew, as by a reset button; a paused machine stays paused.
+    Reset,
+    /// Press the ACPI power button.
+    PowerButton,
+    /// Send a non-maskable interrupt to every vCPU.
+    Nmi,
+}
+
+impl Request {
+    /// Its name in messages.
+    pub fn name(self) -> &'static str {
+        Action::from(self).name()
+    }
+}
+
+impl From<Request> for Action {
+    fn from(request: Request) -> Self {
+        match request {
+            Request::Pause => Self::Pause,
+            Request::Resume => Self::Resume,
+            Request::Reset => Self::Reset,
+            Request::PowerButton => Self::PowerButton,
+            Request::Nmi => Self::Nmi,
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// It is not done, and nothing has changed; the text says why, as in `pause: the machine is already paused`.
+    Refused(String),
 }
 
 /// From the VMM. To the receiver these are the guest's own words: bounded and typed, never trusted.
@@ -55,8 +111,19 @@ pub enum Event {
         /// `CLOCK_MONOTONIC` of that moment, nanoseconds.
         at: u64,
     },
-    /// The guest reset itself and was started afresh.
+    /// The machine was reset, by its guest or on request, and was started afresh.
     Rebooted,
+    /// The machine stands still: nothing of it runs.
+    Paused(PauseReason),
+    /// It goes on.
+    Resumed,
+    /// To a request.
+    Answer {
+        /// Which.
+        id: u32,
+        /// What became of it.
+        answer: Answer,
+    },
     /// The machine has ended, and so does the process.
     Ended(End),
 }

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod message;
+mod requests;
 pub mod serve;
 pub mod server;
 mod socket;

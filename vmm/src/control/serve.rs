@@ -1,9 +1,10 @@
 //! The life of the process: commands from the shim drive one machine, from launch to its end.
 //!
 //! ```text
-//! Waiting ── Launch ──> Built ── Start ──> Running ── power off, panic, fault ──> ended
-//!    └── (refused) ──> ended                 └── reset ──> Running
+//! Waiting ── Launch ──> Built ── Start ──> Running, Paused ── power off, panic, fault ──> ended
+//!    └── (refused) ──> ended                 └── reset ──> (a new machine in the same place)
 //! ```
+//! What may be done with a built machine is [`lifecycle`](crate::machine::lifecycle)'s; it is done in [`super::requests`].
 //! Everything here happens on the event thread. When the shim hangs up, the process is over at once.
 
 use std::error::Error as StdError;
@@ -22,6 +23,7 @@ use crate::ending::Outcome;
 use crate::event_loop::{EventLoop, Handle};
 use crate::jail;
 use crate::jail::seccomp::{self, ThreadKind};
+use crate::machine::lifecycle::Action;
 use crate::machine::{Machine, RunError, Running};
 
 /// How long the guest's last words may take to reach a console that doesn't read.
@@ -47,23 +49,40 @@ pub enum Error {
     Events(#[from] std::io::Error),
 }
 
-enum Phase {
-    Waiting,
-    Built(MachinePlan, Machine),
-    Running(MachinePlan, Running),
-    Over(Verdict),
+/// The machine, and what it is made from.
+pub(super) struct Guest {
+    pub plan: MachinePlan,
+    pub body: Body,
+    /// Counts resets: what an earlier machine had to say counts no more.
+    pub run: u64,
 }
 
-struct Process {
+pub(super) enum Body {
+    Built(Machine),
+    Running(Running),
+    Paused(Still),
+}
+
+/// A paused machine.
+pub(super) enum Still {
+    /// It hasn't executed anything yet.
+    Fresh(Machine),
+    /// Its threads stand still.
+    Running(Running),
+}
+
+pub(super) struct Process {
     server: Server,
-    hub: Arc<Hub>,
-    events: Handle,
-    phase: Phase,
+    pub hub: Arc<Hub>,
+    pub events: Handle,
+    /// None before the launch and after the end.
+    pub guest: Option<Guest>,
+    over: Option<Verdict>,
     /// The console's columns and rows, for a machine yet to run.
     size: Option<(u16, u16)>,
 }
 
-type Shared = Arc<Mutex<Process>>;
+pub(super) type Shared = Arc<Mutex<Process>>;
 
 /// Serves the shim behind `control` until the machine has ended or the shim is gone. What still runs then is left to the
 /// process's exit.
@@ -73,7 +92,7 @@ pub fn serve(control: OwnedFd) -> Result<Verdict, Error> {
     let handle = events.handle();
     let hub = Hub::new(handle.clone());
     let fd = server.as_fd().as_raw_fd();
-    let process = Arc::new(Mutex::new(Process { server, hub, events: handle, phase: Phase::Waiting, size: None }));
+    let process = Arc::new(Mutex::new(Process { server, hub, events: handle, guest: None, over: None, size: None }));
     let shared = Arc::clone(&process);
     events.add(fd, EventSet::IN, move |events, _| {
         let over = lock(&shared).receive(&shared);
@@ -82,16 +101,13 @@ pub fn serve(control: OwnedFd) -> Result<Verdict, Error> {
         }
     })?;
     events.run()?;
-    let verdict = match lock(&process).phase {
-        Phase::Over(verdict) => verdict,
-        _ => Verdict::Failure,
-    };
+    let verdict = lock(&process).over.unwrap_or(Verdict::Failure);
     // The loop's handlers hold the process; neither is taken apart, for threads may still use them.
     std::mem::forget(events);
     Ok(verdict)
 }
 
-fn lock(process: &Shared) -> std::sync::MutexGuard<'_, Process> {
+pub(super) fn lock(process: &Shared) -> std::sync::MutexGuard<'_, Process> {
     process.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -107,49 +123,43 @@ impl Process {
                 return true;
             }
         }
-        matches!(self.phase, Phase::Over(_))
+        self.over()
     }
 
     fn obey(&mut self, shared: &Shared, command: Command, files: Vec<OwnedFd>) {
-        match (command, std::mem::replace(&mut self.phase, Phase::Over(Verdict::Failure))) {
-            (Command::Launch { machine, jail }, Phase::Waiting) => {
-                self.phase = match self.launch(*machine, jail, files) {
+        match command {
+            Command::Launch { machine, jail } if self.guest.is_none() && self.over.is_none() => {
+                match self.launch(*machine, jail, files) {
                     Ok((plan, machine)) => {
+                        self.guest = Some(Guest { plan, body: Body::Built(machine), run: 0 });
                         self.tell(&Event::Ready);
-                        Phase::Built(plan, machine)
                     }
                     Err(refusal) => {
                         self.tell(&Event::Refused(refusal));
-                        Phase::Over(Verdict::Failure)
+                        self.over = Some(Verdict::Failure);
                     }
-                };
+                }
             }
-            (Command::Start, Phase::Built(plan, machine)) => match self.run(shared, machine, true) {
-                Ok(running) => self.phase = Phase::Running(plan, running),
-                Err(error) => self.finish(End::VmmError(chain(&error))),
-            },
-            (Command::AttachConsole, phase) => {
-                self.phase = phase;
+            Command::Launch { .. } => eprintln!("control: a second Launch is ignored"),
+            Command::Start { paused } => {
+                let action = if paused { Action::StartPaused } else { Action::Start };
+                if let Err(why) = self.act(shared, action) {
+                    eprintln!("control: {}: {why}", action.name());
+                }
+            }
+            Command::Request { id, request } => self.answer(shared, id, request),
+            Command::AttachConsole => {
                 for file in files {
                     self.hub.attach(UnixStream::from(file));
                 }
             }
-            (Command::PowerButton, phase) => {
-                if let Phase::Running(_, running) = &phase {
-                    running.power_button();
-                }
-                self.phase = phase;
-            }
-            (Command::ResizeConsole { columns, rows }, phase) => {
+            Command::ResizeConsole { columns, rows } => {
                 self.size = Some((columns, rows));
-                if let Phase::Running(_, running) = &phase {
+                if let Some(Guest { body: Body::Running(running) | Body::Paused(Still::Running(running)), .. }) =
+                    &self.guest
+                {
                     running.resize_console(columns, rows);
                 }
-                self.phase = phase;
-            }
-            (Command::Launch { .. } | Command::Start, phase) => {
-                eprintln!("control: Launch or Start out of turn is ignored");
-                self.phase = phase;
             }
         }
     }
@@ -170,49 +180,52 @@ impl Process {
     }
 
     /// Sets a machine running; what it reports comes back to this thread.
-    fn run(&self, shared: &Shared, machine: Machine, first: bool) -> Result<Running, RunError> {
+    pub(super) fn run(&self, shared: &Shared, machine: Machine, run: u64) -> Result<Running, RunError> {
         let (events, process) = (self.events.clone(), Arc::clone(shared));
         let started = move |at| {
-            let event = if first { Event::Started { at } } else { Event::Rebooted };
+            let event = if run == 0 { Event::Started { at } } else { Event::Rebooted };
             events.run(move |_| lock(&process).tell(&event));
         };
         let (events, process) = (self.events.clone(), Arc::clone(shared));
         let ended = move |outcome| {
             events.run(move |events| {
-                if lock(&process).ended(&process, outcome) {
+                if lock(&process).ended(&process, run, outcome) {
                     events.stop();
                 }
             });
         };
-        let running = machine.run(started, ended)?;
+        let running = machine.run(started, ended, self.pauses(shared, run))?;
         if let Some((columns, rows)) = self.size {
             running.resize_console(columns, rows);
         }
         Ok(running)
     }
 
-    /// The machine stopped; whether the process is over.
-    fn ended(&mut self, shared: &Shared, outcome: Outcome) -> bool {
-        let Phase::Running(plan, running) = std::mem::replace(&mut self.phase, Phase::Over(Verdict::Failure)) else {
-            return true;
+    /// The machine of run `run` stopped; whether the process is over.
+    fn ended(&mut self, shared: &Shared, run: u64, outcome: Outcome) -> bool {
+        let Some(guest) = self.guest.take_if(|guest| guest.run == run) else { return self.over() };
+        let end = match outcome {
+            Outcome::Reset => {
+                // What goes wrong is told as the machine's end.
+                let _ = self.reset(shared, guest);
+                return self.over();
+            }
+            Outcome::PowerOff => End::PowerOff,
+            Outcome::GuestPanic => End::GuestPanic,
+            Outcome::TripleFault => End::TripleFault,
+            Outcome::KvmError(what) => End::KvmError(what),
         };
-        running.stop();
-        match outcome {
-            Outcome::Reset => match self.reboot(shared, &plan) {
-                Ok(running) => self.phase = Phase::Running(plan, running),
-                Err(error) => self.finish(End::VmmError(error)),
-            },
-            Outcome::PowerOff => self.finish(End::PowerOff),
-            Outcome::GuestPanic => self.finish(End::GuestPanic),
-            Outcome::TripleFault => self.finish(End::TripleFault),
-            Outcome::KvmError(what) => self.finish(End::KvmError(what)),
+        if let Body::Running(running) | Body::Paused(Still::Running(running)) = guest.body {
+            running.stop();
         }
-        matches!(self.phase, Phase::Over(_))
+        self.finish(end);
+        true
     }
 
-    fn reboot(&self, shared: &Shared, plan: &MachinePlan) -> Result<Running, String> {
-        let machine = Machine::build(plan, &self.hub, &self.events).map_err(|e| chain(&e))?;
-        self.run(shared, machine, false).map_err(|e| chain(&e))
+    /// The machine can't be run any more; returns why.
+    pub(super) fn lost(&mut self, why: String) -> String {
+        self.finish(End::VmmError(why.clone()));
+        why
     }
 
     /// The console first: once the end is told, the shim may close it.
@@ -220,10 +233,14 @@ impl Process {
         self.hub.drain(DRAIN_LIMIT);
         let verdict = if end == End::PowerOff { Verdict::Success } else { Verdict::Failure };
         self.tell(&Event::Ended(end));
-        self.phase = Phase::Over(verdict);
+        self.over = Some(verdict);
     }
 
-    fn tell(&self, event: &Event) {
+    pub(super) fn over(&self) -> bool {
+        self.over.is_some()
+    }
+
+    pub(super) fn tell(&self, event: &Event) {
         if let Err(error) = self.server.send(event) {
             eprintln!("control: {event:?} not sent: {}", chain(&error));
         }

@@ -65,8 +65,8 @@ fn check_files(command: &Command, got: usize) -> Result<(), Error> {
     let (command, expected) = match command {
         Command::Launch { .. } => return Ok(()),
         Command::AttachConsole => ("AttachConsole", 1),
-        Command::Start => ("Start", 0),
-        Command::PowerButton => ("PowerButton", 0),
+        Command::Start { .. } => ("Start", 0),
+        Command::Request { .. } => ("Request", 0),
         Command::ResizeConsole { .. } => ("ResizeConsole", 0),
     };
     if got == expected { Ok(()) } else { Err(Error::Files { command, expected, got }) }

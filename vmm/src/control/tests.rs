@@ -71,7 +71,7 @@ fn a_launch_carries_its_files() {
     let jail = Some(JailConfig { uid: 107, gid: 107 });
     let launch = Command::Launch { machine: Box::new(machine(255)), jail };
     client.send(&launch, &[null.as_fd(), zero.as_fd()]).unwrap();
-    client.send(&Command::Start, &[]).unwrap();
+    client.send(&Command::Start { paused: false }, &[]).unwrap();
     let Ok(Received::Message(command, files)) = server.receive() else { panic!("no launch") };
     assert_eq!(command, launch);
     let devices: Vec<_> = files.iter().map(|f| File::from(f.try_clone().unwrap()).metadata().unwrap().rdev()).collect();
@@ -80,7 +80,7 @@ fn a_launch_carries_its_files() {
         let flags = FdFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFD).unwrap());
         assert!(flags.contains(FdFlag::FD_CLOEXEC));
     }
-    assert!(matches!(server.receive(), Ok(Received::Message(Command::Start, files)) if files.is_empty()));
+    assert!(matches!(server.receive(), Ok(Received::Message(Command::Start { .. }, files)) if files.is_empty()));
 }
 
 #[test]
@@ -147,8 +147,12 @@ fn a_hostile_client_gets_errors() {
     let cases: [Case; 6] = [
         (&[0xFF; 64], 0, |e| matches!(e, Error::Malformed(_))),
         (&vec![0; MAX_PACKET + 1], 0, |e| matches!(e, Error::Truncated)),
-        (&postcard::to_stdvec(&(Command::Start, 0u8)).unwrap(), 0, |e| matches!(e, Error::Trailing(1))),
-        (&postcard::to_stdvec(&Command::Start).unwrap(), 1, |e| matches!(e, Error::Files { expected: 0, got: 1, .. })),
+        (&postcard::to_stdvec(&(Command::Start { paused: false }, 0u8)).unwrap(), 0, |e| {
+            matches!(e, Error::Trailing(1))
+        }),
+        (&postcard::to_stdvec(&Command::Start { paused: false }).unwrap(), 1, |e| {
+            matches!(e, Error::Files { expected: 0, got: 1, .. })
+        }),
         (&postcard::to_stdvec(&Command::AttachConsole).unwrap(), 2, |e| matches!(e, Error::Files { expected: 1, .. })),
         // A string that claims 4 GiB.
         (&[0, 0xFF, 0xFF, 0xFF, 0xFF, 0x0F], 0, |e| matches!(e, Error::Malformed(_))),

@@ -35,6 +35,7 @@ mod kvm {
         0x79, // KVM_IOEVENTFD
         0x61, // KVM_IRQ_LINE
         0x81, // KVM_GET_REGS, for what is told of a failed entry
+        0xAD, // KVM_KVMCLOCK_CTRL, on going on after a pause
     ];
     /// Building a machine.
     pub(super) const BUILD: &[u64] = &[
@@ -57,6 +58,10 @@ mod kvm {
         0x8F, // KVM_SET_LAPIC
         0x90, // KVM_SET_CPUID2
         0xA7, // KVM_SET_XCRS
+    ];
+    /// What is asked of a running machine.
+    pub(super) const CONTROL: &[u64] = &[
+        0xA5, // KVM_SIGNAL_MSI, an NMI to all vCPUs
     ];
 }
 
@@ -149,6 +154,7 @@ pub(super) fn main() -> Result<AllowList, BackendError> {
     list.join(worker()?);
     list.any(MAIN);
     list.kvm(kvm::BUILD)?;
+    list.kvm(kvm::CONTROL)?;
     list.ioctls(&[file::FIONBIO, file::TUNSETOFFLOAD, file::TUNSETVNETHDRSZ])?;
     // RAM is sealed.
     list.only(libc::SYS_fcntl, 1, Op::Eq, signed(libc::F_ADD_SEALS))?;

@@ -19,8 +19,10 @@ use crate::event_loop;
 use crate::interrupts::Interrupts;
 use crate::memory::layout;
 use crate::memory::{GuestRam, guest_ram};
+use crate::pausing::PauseRequests;
 use crate::pci::PciContext;
 use crate::platform::generation_id::{self, GenerationId};
+use crate::vcpu::gate::Gate;
 use crate::vcpu::run::Vcpu;
 use crate::vcpu::{cpuid, state};
 use crate::{acpi, memory, smbios};
@@ -87,6 +89,9 @@ pub struct Machine {
     pub(super) vcpus: Vec<Vcpu>,
     pub(super) devices: Devices,
     pub(super) ending: Arc<Ending>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) pauses: PauseRequests,
+    pub(super) vm: Arc<VmFd>,
     interrupts: Interrupts,
     /// Unmapped after everything that KVM or a device could reach it with.
     pub(super) ram: GuestRam,
@@ -105,7 +110,7 @@ impl Machine {
         let generation = GenerationId::attach(&vm)?;
         create_interrupt_controllers(&vm)?;
         let interrupts = Interrupts::new(Arc::clone(&vm));
-        let ending = Arc::new(Ending::default());
+        let (ending, gate, pauses) = (Arc::new(Ending::default()), Arc::new(Gate::default()), PauseRequests::default());
 
         let mmio64 = layout::pci_mmio64_start(plan.memory.size);
         let rsdp = acpi::write(&ram, plan.vcpus, mmio64).map_err(BuildError::Acpi)?;
@@ -121,15 +126,21 @@ impl Machine {
             interrupts: interrupts.clone(),
             mmio: Arc::clone(&mmio),
             events: events.clone(),
+            pauses: pauses.clone(),
             ram: ram.clone(),
             mmio32: layout::PCI_MMIO32_START..layout::PCI_MMIO32_START + layout::PCI_MMIO32_SIZE,
             mmio64: mmio64..mmio64 + layout::PCI_MMIO64_SIZE,
         };
         let devices = Devices::new(plan, hub, context, &ending)?;
-        let vcpus = build_vcpus(plan, &kvm, &vm, &devices, &ending)?;
+        let vcpus = build_vcpus(plan, &kvm, &vm, &devices, (&ending, &gate))?;
         let at = |source| BuildError::State { index: 0, source };
         state::set_entry(&vcpus[0].fd, entry, &ram).map_err(at)?;
-        Ok(Self { vcpus, devices, ending, interrupts, ram, generation })
+        Ok(Self { vcpus, devices, ending, gate, pauses, vm, interrupts, ram, generation })
+    }
+
+    /// Presses the ACPI power button of a machine that doesn't run yet.
+    pub fn power_button(&self) {
+        self.devices.acpi_pm.power_button();
     }
 
     /// Its ports, for more devices.
@@ -178,7 +189,7 @@ fn build_vcpus(
     kvm: &Kvm,
     vm: &VmFd,
     devices: &Devices,
-    ending: &Arc<Ending>,
+    (ending, gate): (&Arc<Ending>, &Arc<Gate>),
 ) -> Result<Vec<Vcpu>, BuildError> {
     let template = cpuid::Template::new(kvm, plan.vcpus)?;
     let build = |index: u8| {
@@ -191,7 +202,7 @@ fn build_vcpus(
         };
         set_state().map_err(|source| BuildError::State { index, source })?;
         let (ports, mmio) = (Arc::clone(&devices.ports), Arc::clone(&devices.mmio));
-        Ok(Vcpu { index, fd, ports, mmio, ending: Arc::clone(ending) })
+        Ok(Vcpu { index, fd, ports, mmio, ending: Arc::clone(ending), pass: gate.admit() })
     };
     (0..plan.vcpus).map(build).collect()
 }

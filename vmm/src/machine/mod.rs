@@ -1,10 +1,12 @@
-//! The machine as a whole: assembled from a plan ([`build`]), then run until it ends ([`running`]).
+//! The machine as a whole: assembled from a plan ([`build`]), then run until it ends ([`running`]). What may
+//! be done with it, and when, is [`lifecycle`]'s.
 //!
 //! A reset is a new machine from the same plan; only the console hub, which belongs to the process, lives on.
 
 mod build;
 mod capabilities;
 mod devices;
+pub mod lifecycle;
 mod running;
 
 pub use build::{BuildError, Machine};

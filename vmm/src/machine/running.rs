@@ -1,11 +1,14 @@
 //! A machine that runs: one thread a vCPU.
 //!
-//! States: [`Machine`] → [`Machine::run`] → [`Running`] → dropped, or stopped, which waits for every thread.
+//! States: [`Machine`] → [`Machine::run`] → [`Running`] (paused and resumed any number of times) → dropped, or stopped, which waits
+//! for every thread.
 
 use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
+use kvm_bindings::kvm_msi;
+use kvm_ioctls::VmFd;
 use vmm_sys_util::signal::Killable;
 
 use super::Machine;
@@ -13,7 +16,10 @@ use super::devices::Devices;
 use crate::ending::{Ending, Outcome};
 use crate::jail::seccomp::{self, ThreadKind};
 use crate::memory::GuestRam;
+use crate::memory::layout::LAPIC_START;
+use crate::pausing::PauseReason;
 use crate::platform::generation_id::GenerationId;
+use crate::vcpu::gate::Gate;
 use crate::vcpu::kick;
 use crate::worker::STACK_SIZE;
 
@@ -40,6 +46,8 @@ pub struct Running {
     threads: Vec<JoinHandle<()>>,
     devices: Devices,
     ending: Arc<Ending>,
+    gate: Arc<Gate>,
+    vm: Arc<VmFd>,
     /// Unmapped last.
     _ram: GuestRam,
     _generation: GenerationId,
@@ -47,17 +55,20 @@ pub struct Running {
 
 impl Machine {
     /// Runs it. `started` is called with the time (`CLOCK_MONOTONIC`, ns) right before the boot vCPU's first instruction,
-    /// `ended` once with how it ended; both on a vCPU's thread, so neither may stop the machine itself.
+    /// `ended` once with how it ended; both on a vCPU's thread. `pause` is called on a device's thread when that wants the machine
+    /// paused. None of them may pause or stop the machine itself.
     pub fn run(
         self,
         started: impl FnOnce(u64) + Send + 'static,
         ended: impl FnOnce(Outcome) + Send + 'static,
+        pause: impl Fn(PauseReason) + Send + 'static,
     ) -> Result<Running, RunError> {
         kick::install().map_err(RunError::Signal)?;
-        let Self { vcpus, devices, ending, ram, generation, .. } = self;
+        let Self { vcpus, devices, ending, gate, pauses, vm, ram, generation, .. } = self;
         ending.watch(ended);
-        let mut running =
-            Running { threads: Vec::with_capacity(vcpus.len()), devices, ending, _ram: ram, _generation: generation };
+        pauses.watch(pause);
+        let threads = Vec::with_capacity(vcpus.len());
+        let mut running = Running { threads, devices, ending, gate, vm, _ram: ram, _generation: generation };
         let mut started = Some(started);
         // The boot vCPU goes last: those that it starts are there by then.
         for vcpu in vcpus.into_iter().rev() {
@@ -88,6 +99,31 @@ impl Running {
         self.devices.console.resize(columns, rows);
     }
 
+    /// Pauses every vCPU and device; when it returns nothing of the machine runs, and no I/O is under way. Not to be called on a
+    /// thread of the machine's own. Paused twice it is paused.
+    pub fn pause(&self) {
+        self.gate.close();
+        self.kick();
+        self.gate.wait_parked();
+        self.devices.pci.pause();
+    }
+
+    /// Lets a paused machine go on.
+    pub fn resume(&self) {
+        self.devices.pci.resume();
+        self.gate.open();
+    }
+
+    /// A non-maskable interrupt to every vCPU.
+    ///
+    /// As a message to all local APICs (Intel SDM vol. 3A §11.11): KVM_NMI would have to wait until the vCPU leaves the guest.
+    pub fn nmi(&self) -> Result<(), kvm_ioctls::Error> {
+        const EVERYONE: u32 = 0xFF << 12;
+        const NMI: u32 = 4 << 8;
+        let address_lo = u32::try_from(LAPIC_START).unwrap_or_default() | EVERYONE;
+        self.vm.signal_msi(kvm_msi { address_lo, data: NMI, ..Default::default() }).map(|_| ())
+    }
+
     /// Stops every vCPU and device; when it returns nothing of the machine runs any more.
     pub fn stop(mut self) {
         self.halt();
@@ -95,15 +131,20 @@ impl Running {
 
     fn halt(&mut self) {
         self.ending.stop();
-        for thread in &self.threads {
-            // Fails only for a thread that has ended.
-            let _ = thread.kill(kick::signal());
-        }
+        self.gate.open();
+        self.kick();
         for thread in self.threads.drain(..) {
             // A thread that panicked has ended too.
             let _ = thread.join();
         }
         self.devices.pci.reset();
+    }
+
+    fn kick(&self) {
+        for thread in &self.threads {
+            // Fails only for a thread that has ended.
+            let _ = thread.kill(kick::signal());
+        }
     }
 }
 

@@ -49,4 +49,8 @@ pub trait PciFunction: Send + Sync {
     fn write_config(&self, offset: u8, data: &[u8]);
     /// Stops all that the function does on its own; the machine is going away.
     fn stop(&self) {}
+    /// Pauses what the function does on its own; see [`PciRoot::pause`].
+    fn pause(&self) {}
+    /// Undoes [`PciFunction::pause`].
+    fn resume(&self) {}
 }

@@ -12,6 +12,7 @@ use crate::bus::Bus;
 use crate::event_loop;
 use crate::interrupts::Interrupts;
 use crate::memory::GuestRam;
+use crate::pausing::PauseRequests;
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::transport::{BAR_SIZE, VirtioPci};
 
@@ -25,6 +26,8 @@ pub struct PciContext {
     pub mmio: Arc<Bus>,
     /// The machine's event thread: devices are activated and reset there.
     pub events: event_loop::Handle,
+    /// Where devices ask for a pause of the machine.
+    pub pauses: PauseRequests,
     /// Guest memory.
     pub ram: GuestRam,
     /// The window below 4 GiB that BARs are placed in.
@@ -47,6 +50,8 @@ pub struct Host {
     pub interrupts: Interrupts,
     /// The machine's event thread.
     pub events: event_loop::Handle,
+    /// Where devices ask for a pause.
+    pub pauses: PauseRequests,
     /// Guest memory.
     pub ram: GuestRam,
     mmio: Weak<Bus>,
@@ -90,11 +95,11 @@ impl fmt::Debug for PciRoot {
 impl PciRoot {
     /// A bus with nothing but its host bridge.
     pub fn new(context: PciContext) -> Arc<Self> {
-        let PciContext { vm, interrupts, mmio, events, ram, mmio32, mmio64 } = context;
+        let PciContext { vm, interrupts, mmio, events, pauses, ram, mmio32, mmio64 } = context;
         let free = Mutex::new(mmio32.start);
         let windows = [mmio32, mmio64];
         let bridge: Arc<dyn PciFunction> = Arc::new(HostBridge::default());
-        let host = Host { vm, interrupts, events, ram, mmio: Arc::downgrade(&mmio), windows };
+        let host = Host { vm, interrupts, events, pauses, ram, mmio: Arc::downgrade(&mmio), windows };
         Arc::new(Self { host: Arc::new(host), slots: RwLock::new(vec![bridge]), free })
     }
 
@@ -115,6 +120,23 @@ impl PciRoot {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner).clone();
         for function in slots {
             function.stop();
+        }
+    }
+
+    /// Pauses all devices; when it returns none of them touches guest memory or has I/O under way. No vCPU may run, and it is
+    /// not to be called from a device's thread.
+    pub fn pause(&self) {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for function in slots {
+            function.pause();
+        }
+    }
+
+    /// Lets all devices go on.
+    pub fn resume(&self) {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for function in slots {
+            function.resume();
         }
     }
 

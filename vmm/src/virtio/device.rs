@@ -7,6 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::event_loop;
 use crate::memory::GuestRam;
+use crate::pausing::PauseRequests;
 
 /// virtio device ids (virtio 1.3 §5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct Activation {
     pub notify: Arc<dyn Notify>,
     /// The machine's event thread, for devices that need no thread of their own.
     pub events: event_loop::Handle,
+    /// Where to ask for a pause of the machine.
+    pub pauses: PauseRequests,
 }
 
 /// Why a device could not start; the driver sees DEVICE_NEEDS_RESET.
@@ -78,7 +81,8 @@ pub enum ActivateError {
 /// A virtio device apart from its transport.
 ///
 /// Configuration calls come from vCPU threads, one at a time (the transport locks); `activate` and `reset` come from the
-/// machine's event thread. States: inactive → `activate` → active → `reset` → inactive.
+/// machine's event thread, and so do `pause` and `resume`. States: inactive → `activate` → active → `reset` → inactive; paused
+/// or not besides, and never activated while paused.
 pub trait VirtioDevice: Send + std::fmt::Debug {
     /// What it is.
     fn id(&self) -> DeviceId;
@@ -94,6 +98,12 @@ pub trait VirtioDevice: Send + std::fmt::Debug {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
     /// Stops; when it returns nothing of the device touches guest memory any more. Harmless when inactive.
     fn reset(&mut self);
+    /// Stands still: when it returns, nothing of the device touches guest memory and no I/O is under way. Requests that wait in
+    /// its queues, or couldn't be finished, are kept for later. Comes once before each [`VirtioDevice::resume`], also to an
+    /// inactive device.
+    fn pause(&mut self);
+    /// Goes on. Every queue is kicked afterwards: a kick that came during the pause need not be remembered.
+    fn resume(&mut self);
 }
 
 /// Reads `data.len()` bytes of a configuration space at `offset`, zeros past its end: how most devices answer

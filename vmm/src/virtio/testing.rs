@@ -11,6 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::device::{Activation, ActiveQueue, Notify};
 use crate::event_loop;
 use crate::memory::GuestRam;
+use crate::pausing::PauseRequests;
 
 /// RAM of test machines, bytes.
 pub const RAM_SIZE: u64 = 1 << 20;
@@ -259,6 +260,7 @@ impl Drop for EventThread {
 /// Activation with the given queues and features.
 pub fn activation(queues: &[&DriverQueue], features: u64, told: &Arc<Told>, events: &event_loop::Handle) -> Activation {
     Activation {
+        pauses: PauseRequests::default(),
         ram: Arc::clone(&queues[0].ram),
         features,
         queues: (0..).zip(queues).map(|(index, queue)| queue.active(index)).collect(),

@@ -13,6 +13,7 @@ use super::rig::{Rig, expect, type_in};
 fn a_machine_lives_within_the_lists() {
     let mut rig = Rig::new(echo_kernel(), 2);
     let mut pairs = vec![UnixStream::pair().unwrap(), UnixStream::pair().unwrap()];
+    let (mut last, theirs) = UnixStream::pair().unwrap();
     seccomp::install(ThreadKind::Main).unwrap();
     rig.restart_events();
     while let Some((mut console, theirs)) = pairs.pop() {
@@ -21,9 +22,17 @@ fn a_machine_lives_within_the_lists() {
         expect(&mut console, "hello>");
         type_in(&mut console, "a");
         expect(&mut console, "b");
+        run.running().pause();
+        run.running().resume();
         run.running().power_button();
         run.running().resize_console(80, 25);
         type_in(&mut console, ".");
         assert_eq!(run.outcome(), Outcome::PowerOff);
     }
+    rig.hub.attach(theirs);
+    let run = rig.run(rig.build());
+    expect(&mut last, "hello>");
+    // It has no handler.
+    run.running().nmi().unwrap();
+    assert_eq!(run.outcome(), Outcome::TripleFault);
 }

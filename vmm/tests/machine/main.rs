@@ -6,6 +6,7 @@ mod confined;
 mod console;
 mod ending;
 mod interrupts;
+mod pause;
 mod payload;
 mod platform;
 mod process;

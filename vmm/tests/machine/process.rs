@@ -8,7 +8,7 @@ use std::process::{Child, Command as Process, Stdio};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use vireo_vmm::config::MachineConfig;
 use vireo_vmm::control::client::{Client, Received};
-use vireo_vmm::control::message::{Command, End, Event};
+use vireo_vmm::control::message::{Answer, Command, End, Event, PauseReason, Request};
 
 use super::payload::{elf, file, payload};
 use super::rig::{LIMIT, config, expect, type_in, wait_until};
@@ -44,6 +44,28 @@ impl Vmm {
             Received::Message(event) => event,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn ask(&self, id: u32, request: Request) {
+        self.client().send(&Command::Request { id, request }, &[]).unwrap();
+    }
+
+    /// Asks and expects to be refused.
+    fn refused(&self, request: Request) -> String {
+        self.ask(7, request);
+        match self.event() {
+            Event::Answer { id: 7, answer: Answer::Refused(why) } => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asks and expects these events, then that it is done.
+    fn done(&self, request: Request, before: &[Event]) {
+        self.ask(9, request);
+        for event in before {
+            assert_eq!(self.event(), *event);
+        }
+        assert_eq!(self.event(), Event::Answer { id: 9, answer: Answer::Done });
     }
 
     fn exit_code(mut self) -> i32 {
@@ -95,7 +117,7 @@ fn a_machine_lives_from_launch_through_a_reset_to_its_end() {
     console.set_read_timeout(Some(LIMIT)).unwrap();
     vmm.client().send(&Command::AttachConsole, &[theirs.as_fd()]).unwrap();
     drop(theirs);
-    vmm.client().send(&Command::Start, &[]).unwrap();
+    vmm.client().send(&Command::Start { paused: false }, &[]).unwrap();
     assert!(matches!(vmm.event(), Event::Started { at } if at > 0));
     for _ in 0..3 {
         expect(&mut console, ">");
@@ -134,8 +156,74 @@ fn the_vmm_dies_with_its_shim() {
     let mut vmm = Vmm::spawn();
     vmm.launch(config(elf(prompt()), 1));
     assert_eq!(vmm.event(), Event::Ready);
-    vmm.client().send(&Command::Start, &[]).unwrap();
+    vmm.client().send(&Command::Start { paused: false }, &[]).unwrap();
     assert!(matches!(vmm.event(), Event::Started { .. }));
     vmm.client = None;
     assert_eq!(vmm.exit_code(), 1);
+}
+
+/// A machine that prompts, its console, and nothing started yet.
+fn prompting() -> (Vmm, UnixStream) {
+    let vmm = Vmm::spawn();
+    vmm.launch(config(elf(prompt()), 2));
+    assert_eq!(vmm.event(), Event::Ready);
+    let (console, theirs) = UnixStream::pair().unwrap();
+    console.set_read_timeout(Some(LIMIT)).unwrap();
+    vmm.client().send(&Command::AttachConsole, &[theirs.as_fd()]).unwrap();
+    (vmm, console)
+}
+
+#[test]
+fn what_is_asked_of_a_machine_is_done_or_refused_by_name() {
+    let (vmm, mut console) = prompting();
+    assert_eq!(vmm.refused(Request::Pause), "pause: the machine has not been started");
+    vmm.client().send(&Command::Start { paused: false }, &[]).unwrap();
+    assert!(matches!(vmm.event(), Event::Started { .. }));
+    expect(&mut console, ">");
+    assert_eq!(vmm.refused(Request::Resume), "resume: the machine is not paused");
+    let paused = [Event::Paused(PauseReason::User)];
+    for _ in 0..2 {
+        vmm.done(Request::Pause, &paused);
+        assert_eq!(vmm.refused(Request::Pause), "pause: the machine is already paused");
+        assert_eq!(vmm.refused(Request::Nmi), "NMI: the machine is paused; resume it first");
+        vmm.done(Request::PowerButton, &[]);
+        vmm.done(Request::Resume, &[Event::Resumed]);
+    }
+    vmm.done(Request::Reset, &[]);
+    assert_eq!(vmm.event(), Event::Rebooted);
+    expect(&mut console, ">");
+    // What is typed during a pause is read after it.
+    vmm.done(Request::Pause, &paused);
+    type_in(&mut console, "x");
+    vmm.done(Request::Resume, &[Event::Resumed]);
+    assert_eq!(vmm.event(), Event::Ended(End::PowerOff));
+    assert_eq!(vmm.exit_code(), 0);
+}
+
+#[test]
+fn a_reset_of_a_paused_machine_leaves_it_paused() {
+    let (vmm, mut console) = prompting();
+    vmm.client().send(&Command::Start { paused: true }, &[]).unwrap();
+    assert_eq!(vmm.event(), Event::Paused(PauseReason::User));
+    vmm.done(Request::Reset, &[]);
+    vmm.done(Request::PowerButton, &[]);
+    vmm.done(Request::Resume, &[Event::Resumed]);
+    assert_eq!(vmm.event(), Event::Rebooted);
+    expect(&mut console, ">");
+    vmm.done(Request::Pause, &[Event::Paused(PauseReason::User)]);
+    vmm.done(Request::Reset, &[]);
+    assert_eq!(vmm.refused(Request::Pause), "pause: the machine is already paused");
+    vmm.done(Request::Resume, &[Event::Resumed]);
+    assert_eq!(vmm.event(), Event::Rebooted);
+    expect(&mut console, ">");
+}
+
+#[test]
+fn a_machine_started_paused_starts_when_resumed() {
+    let (vmm, mut console) = prompting();
+    vmm.client().send(&Command::Start { paused: true }, &[]).unwrap();
+    assert_eq!(vmm.event(), Event::Paused(PauseReason::User));
+    vmm.done(Request::Resume, &[Event::Resumed]);
+    assert!(matches!(vmm.event(), Event::Started { .. }));
+    expect(&mut console, ">");
 }

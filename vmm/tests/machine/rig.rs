@@ -116,7 +116,7 @@ impl Rig {
     pub fn run(&self, machine: Machine) -> Run {
         assert!(!self.events_ended(), "devices need the event thread");
         let (tx, outcome) = channel();
-        let running = machine.run(|_| {}, move |outcome| tx.send(outcome).unwrap()).unwrap();
+        let running = machine.run(|_| {}, move |outcome| tx.send(outcome).unwrap(), |_| {}).unwrap();
         Run { running: Some(running), outcome }
     }
 

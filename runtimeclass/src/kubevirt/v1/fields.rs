@@ -66,6 +66,7 @@ pub(crate) static INSTANCE_SPEC: Fields = Fields {
         required("domain", Record(&DOMAIN)),
         optional("networks", List(&Record(&NETWORK))),
         optional("volumes", List(&Record(&VOLUME))),
+        optional("startStrategy", String),
         optional("terminationGracePeriodSeconds", Integer),
     ],
     known: &[
@@ -82,7 +83,6 @@ pub(crate) static INSTANCE_SPEC: Fields = Fields {
         "resourceClaims",
         "schedulerName",
         "serviceAccountName",
-        "startStrategy",
         "subdomain",
         "tolerations",
         "topologySpreadConstraints",

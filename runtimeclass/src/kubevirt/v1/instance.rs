@@ -19,6 +19,9 @@ pub struct VirtualMachineInstanceSpec {
     /// What the disks show, joined by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
+    /// `Paused`: stand still before the first instruction, until resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_strategy: Option<String>,
     /// Seconds between the power button and the plug.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub termination_grace_period_seconds: Option<i64>,

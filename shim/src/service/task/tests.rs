@@ -60,6 +60,12 @@ async fn a_task_by_rpc() {
     assert_eq!(numbers.stats.type_url, "io.containerd.cgroups.v2.Metrics");
     let resize = ResizePtyRequest { id: id.clone(), width: 80, height: 25, ..Default::default() };
     client.resize_pty(context(), &resize).await.unwrap();
+    let pause = PauseRequest { id: id.clone(), ..Default::default() };
+    client.pause(context(), &pause).await.unwrap();
+    assert_eq!(code(client.pause(context(), &pause).await), Code::FAILED_PRECONDITION);
+    let state = client.state(context(), &StateRequest { id: id.clone(), ..Default::default() }).await.unwrap();
+    assert_eq!(state.status.value(), 4);
+    client.resume(context(), &ResumeRequest { id: id.clone(), ..Default::default() }).await.unwrap();
     served.bench.machine.end(0, None);
     client.wait(context(), &WaitRequest { id: id.clone(), ..Default::default() }).await.unwrap();
     let state = client.state(context(), &StateRequest { id: id.clone(), ..Default::default() }).await.unwrap();
@@ -80,8 +86,8 @@ async fn what_is_missing_is_said() {
     let client = &served.client;
     assert_eq!(code(client.exec(context(), &ExecProcessRequest::new()).await), Code::UNIMPLEMENTED);
     assert_eq!(code(client.checkpoint(context(), &CheckpointTaskRequest::new()).await), Code::UNIMPLEMENTED);
-    assert_eq!(code(client.pause(context(), &PauseRequest::new()).await), Code::UNIMPLEMENTED);
-    assert_eq!(code(client.resume(context(), &ResumeRequest::new()).await), Code::UNIMPLEMENTED);
+    assert_eq!(code(client.pause(context(), &PauseRequest::new()).await), Code::NOT_FOUND);
+    assert_eq!(code(client.resume(context(), &ResumeRequest::new()).await), Code::NOT_FOUND);
     assert_eq!(code(client.state(context(), &StateRequest::new()).await), Code::NOT_FOUND);
     let process = StateRequest { id: "a".into(), exec_id: "sh".into(), ..Default::default() };
     assert_eq!(code(client.state(context(), &process).await), Code::NOT_FOUND);

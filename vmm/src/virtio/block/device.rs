@@ -101,4 +101,12 @@ impl VirtioDevice for Block {
     fn reset(&mut self) {
         self.workers.clear();
     }
+
+    fn pause(&mut self) {
+        self.workers.iter_mut().for_each(Worker::pause);
+    }
+
+    fn resume(&mut self) {
+        self.workers.iter_mut().for_each(Worker::resume);
+    }
 }

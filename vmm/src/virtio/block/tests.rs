@@ -94,6 +94,20 @@ fn writes_and_flushes() {
 }
 
 #[test]
+fn a_paused_disk_keeps_its_requests() {
+    let mut rig = Rig::start(false);
+    rig.block.pause();
+    rig.header(HEADER, 0, 7);
+    rig.queue.add(&[Part::Out(HEADER, 16), Part::In(BUFFER, 513)]);
+    rig.queue.kick();
+    assert_eq!(rig.queue.take_used(), None);
+    rig.block.resume();
+    assert_eq!(rig.queue.wait_used().1, 513);
+    rig.block.pause();
+    rig.block.reset();
+}
+
+#[test]
 fn framing_is_free() {
     let mut rig = Rig::start(false);
     rig.header(HEADER, 0, 7);

@@ -56,6 +56,14 @@ impl fmt::Debug for Shared {
     }
 }
 
+impl Shared {
+    fn set_paused(&self, paused: bool) {
+        if let Some(live) = &*self.live.lock().unwrap_or_else(PoisonError::into_inner) {
+            live.served.set_paused(paused);
+        }
+    }
+}
+
 impl Console {
     /// An inactive console and its port. Without a backend the guest's output goes nowhere.
     pub fn new(backend: Option<Arc<dyn Backend>>) -> (Self, Port) {
@@ -147,6 +155,15 @@ impl VirtioDevice for Console {
 
     fn reset(&mut self) {
         *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn pause(&mut self) {
+        self.shared.set_paused(true);
+    }
+
+    /// Input that came meanwhile is offered once more: the kicks that follow say that there is room.
+    fn resume(&mut self) {
+        self.shared.set_paused(false);
     }
 }
 

@@ -118,4 +118,12 @@ impl VirtioDevice for Net {
     fn reset(&mut self) {
         self.workers.clear();
     }
+
+    fn pause(&mut self) {
+        self.workers.iter_mut().for_each(Worker::pause);
+    }
+
+    fn resume(&mut self) {
+        self.workers.iter_mut().for_each(Worker::resume);
+    }
 }

@@ -69,6 +69,14 @@ impl VirtioDevice for Rng {
     fn reset(&mut self) {
         self.served = None;
     }
+
+    fn pause(&mut self) {
+        self.served.iter().for_each(|served| served.set_paused(true));
+    }
+
+    fn resume(&mut self) {
+        self.served.iter().for_each(|served| served.set_paused(false));
+    }
 }
 
 impl Source {

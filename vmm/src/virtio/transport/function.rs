@@ -50,6 +50,8 @@ struct Registers {
     /// Where the BAR is decoded now.
     mapped: Option<u64>,
     running: Running,
+    /// The machine is paused: nothing is activated.
+    paused: bool,
 }
 
 /// What the event thread knows of the device.
@@ -88,7 +90,7 @@ impl VirtioPci {
             signals.msix().capability(layout::BAR, part(layout::MSIX_TABLE), part(layout::MSIX_PENDING));
         let msix_capability = config.add_capability(msix::CAPABILITY, &body, &writable);
         let window = capability::add_all(&mut config);
-        let registers = Mutex::new(Registers { config, common, mapped: None, running: Running::No });
+        let registers = Mutex::new(Registers { config, common, mapped: None, running: Running::No, paused: false });
         let kicks = kicks.map_err(Error::EventFd)?;
         let device = Mutex::new(device);
         Ok(Arc::new_cyclic(|this| Self {
@@ -129,7 +131,7 @@ impl VirtioPci {
     fn start(&self) {
         let activation = {
             let mut registers = self.registers();
-            if registers.running != Running::Soon {
+            if registers.running != Running::Soon || registers.paused {
                 return;
             }
             registers.running = Running::Yes;
@@ -158,6 +160,7 @@ impl VirtioPci {
             queues,
             notify: Arc::clone(&self.signals) as Arc<dyn Notify>,
             events: self.host.events.clone(),
+            pauses: self.host.pauses.clone(),
         })
     }
 
@@ -172,6 +175,13 @@ impl VirtioPci {
         if registers.common.phase() == Phase::Stopping {
             registers.common.reset();
             registers.running = Running::No;
+        }
+    }
+
+    fn kick_all(&self) {
+        for kick in &self.kicks {
+            // Fails only when the counter is full, and then the queue is awake anyway.
+            let _ = kick.write(1);
         }
     }
 
@@ -253,6 +263,26 @@ impl PciFunction for VirtioPci {
         }
         drop(registers);
         self.device().reset();
+    }
+
+    fn pause(&self) {
+        self.registers().paused = true;
+        self.device().pause();
+    }
+
+    fn resume(&self) {
+        self.device().resume();
+        let running = {
+            let mut registers = self.registers();
+            registers.paused = false;
+            registers.running
+        };
+        match running {
+            Running::No => {}
+            // Its turn came during the pause.
+            Running::Soon => self.start(),
+            Running::Yes => self.kick_all(),
+        }
     }
 }
 

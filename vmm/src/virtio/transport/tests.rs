@@ -12,6 +12,7 @@ use crate::bus::{Bus, BusDevice};
 use crate::interrupts::Interrupts;
 use crate::memory::GuestRam;
 use crate::memory::layout::{PCI_MMIO32_SIZE, PCI_MMIO32_START};
+use crate::pausing::PauseRequests;
 use crate::pci::{PciContext, PciRoot};
 use crate::virtio::device::{ActivateError, Activation, DeviceId, Notify, VirtioDevice};
 use crate::virtio::testing::{DriverQueue, EventThread, Part, ram, wait};
@@ -73,6 +74,12 @@ impl VirtioDevice for Echo {
         self.log.resets.fetch_add(1, Ordering::SeqCst);
         self.live = None;
     }
+    fn pause(&mut self) {
+        self.live.iter().for_each(|live| live.set_paused(true));
+    }
+    fn resume(&mut self) {
+        self.live.iter().for_each(|live| live.set_paused(false));
+    }
 }
 
 struct Rig {
@@ -100,6 +107,7 @@ impl Rig {
             interrupts: Interrupts::new(Arc::clone(&vm)),
             mmio: Arc::clone(&mmio),
             events: events.handle.clone(),
+            pauses: PauseRequests::default(),
             ram: Arc::clone(&ram),
             mmio32: PCI_MMIO32_START..PCI_MMIO32_START + PCI_MMIO32_SIZE,
             mmio64: 1 << 32..1 << 33,
@@ -291,6 +299,43 @@ fn features_are_negotiated() {
     rig.write(12, 4, FEATURE);
     rig.write(8, 4, 0);
     assert_eq!(rig.read(12, 4), 0, "fixed once they are agreed on");
+}
+
+#[test]
+fn a_paused_device_does_nothing_and_loses_nothing() {
+    let rig = Rig::decoded();
+    let mut queue = rig.start();
+    wait(|| rig.log.activations.load(Ordering::SeqCst) == 1);
+    rig.events.settle();
+    for _ in 0..2 {
+        rig.root.pause();
+        queue.add(&[Part::In(0x8_0000, 16)]);
+        rig.write(layout::NOTIFY, 2, 0);
+        rig.events.settle();
+        rig.events.settle();
+        assert_eq!(queue.take_used(), None);
+        rig.root.resume();
+        assert_eq!(queue.wait_used().1, 7);
+    }
+    // It can be reset in a pause.
+    rig.root.pause();
+    rig.set_status(0);
+    wait(|| rig.status() == 0);
+    rig.root.resume();
+}
+
+#[test]
+fn a_device_started_just_before_a_pause_starts_after_it() {
+    let rig = Rig::decoded();
+    rig.root.pause();
+    let mut queue = rig.start();
+    rig.events.settle();
+    assert_eq!(rig.log.activations.load(Ordering::SeqCst), 0);
+    queue.add(&[Part::In(0x8_0000, 16)]);
+    rig.write(layout::NOTIFY, 2, 0);
+    rig.root.resume();
+    assert_eq!(queue.wait_used(), (0, 7));
+    assert_eq!(rig.log.activations.load(Ordering::SeqCst), 1);
 }
 
 #[test]

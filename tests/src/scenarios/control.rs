@@ -1,0 +1,68 @@
+//! What is asked of a running machine.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    Bench, Scenario,
+    eventually::{LIMIT, until},
+    pod::{PROMPT, Pod, PodSpec, vmi},
+    shell::output,
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[Scenario::each("a_paused_guest_stands_still_and_goes_on", pause)];
+
+/// The most that the guest's clock may be off after a pause, seconds: an emulated node is slow to answer.
+const CLOCK_TOLERANCE: u64 = 10;
+
+fn pause(bench: &mut Bench) -> Result<()> {
+    let mut spec = vmi("");
+    spec["domain"]["cpu"]["cores"] = 2.into();
+    let mut pod = bench.pod(PodSpec { cpu_limit: 2000, ..PodSpec::described(&spec) })?;
+    pod.create(bench)?;
+    pod.start(bench)?;
+    let mut console = pod.attach(bench)?;
+    console.wait_for(PROMPT, LIMIT)?;
+    // A counter that is never idle, and writes to the disk on the way.
+    console.send("mount /dev/vda /mnt; (i=0; while :; do i=$((i+1)); echo $i > /mnt/count; done) & echo counting\n")?;
+    console.wait_for("\ncounting", LIMIT)?;
+    for _ in 0..2 {
+        task("pause", &pod)?;
+        ensure!(listed(&pod)?.contains("PAUSED"), "{}", listed(&pod)?);
+        let before = cpu_ticks(&pod)?;
+        console.send("echo count $(cat /mnt/count) at $(date +%s)\n")?;
+        let again = task("pause", &pod).err().context("a paused machine can't be paused")?;
+        ensure!(format!("{again:#}").contains("pause: the machine is already paused"), "{again:#}");
+        ensure!(cpu_ticks(&pod)? == before, "the VMM uses CPU time while its machine is paused");
+        task("resume", &pod)?;
+        ensure!(listed(&pod)?.contains("RUNNING"), "{}", listed(&pod)?);
+        // What was typed during the pause is answered now, and the guest knows what time it is.
+        let line = console.wait_for("count ", LIMIT)? + &console.wait_for("\n", LIMIT)?;
+        until("the guest to use CPU time again", || Ok(cpu_ticks(&pod)? > before))?;
+        let told: u64 = line.trim().rsplit(' ').next().and_then(|word| word.parse().ok()).context(line.clone())?;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        ensure!(now.abs_diff(told) <= CLOCK_TOLERANCE, "the guest's clock says {told}, the node's {now}");
+    }
+    ensure!(pod.http("/")?.starts_with("hello from"), "the guest has lost its network");
+    pod.remove(bench)
+}
+
+fn task(action: &str, pod: &Pod) -> Result<()> {
+    output(["ctr", "-n", "k8s.io", "task", action, &pod.container]).map(drop)
+}
+
+/// The task's line.
+fn listed(pod: &Pod) -> Result<String> {
+    let tasks = output(["ctr", "-n", "k8s.io", "task", "list"])?;
+    let line = tasks.lines().find(|line| line.starts_with(&pod.container));
+    line.map(str::to_owned).with_context(|| format!("the task is not listed:\n{tasks}"))
+}
+
+/// CPU time that the VMM has used so far.
+fn cpu_ticks(pod: &Pod) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pod.vmm()?))?;
+    // utime and stime, the 12th and 13th field after the name.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    Ok(fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum())
+}
