@@ -49,6 +49,8 @@ struct Registers {
     common: CommonConfig,
     /// Where the BAR is decoded now.
     mapped: Option<u64>,
+    /// The BAR's address that KVM signals kicks for, and the queues that it does so for.
+    signalled: Option<(u64, Vec<u16>)>,
     running: Running,
     /// The machine is paused: nothing is activated.
     paused: bool,
@@ -90,7 +92,9 @@ impl VirtioPci {
             signals.msix().capability(layout::BAR, part(layout::MSIX_TABLE), part(layout::MSIX_PENDING));
         let msix_capability = config.add_capability(msix::CAPABILITY, &body, &writable);
         let window = capability::add_all(&mut config);
-        let registers = Mutex::new(Registers { config, common, mapped: None, running: Running::No, paused: false });
+        let registers =
+            Registers { config, common, mapped: None, signalled: None, running: Running::No, paused: false };
+        let registers = Mutex::new(registers);
         let kicks = kicks.map_err(Error::EventFd)?;
         let device = Mutex::new(device);
         Ok(Arc::new_cyclic(|this| Self {
@@ -135,6 +139,7 @@ impl VirtioPci {
                 return;
             }
             registers.running = Running::Yes;
+            self.follow_kicks(&mut registers);
             self.activation(&registers.common)
         };
         let started = activation.and_then(|activation| self.device().activate(activation));
@@ -175,6 +180,7 @@ impl VirtioPci {
         if registers.common.phase() == Phase::Stopping {
             registers.common.reset();
             registers.running = Running::No;
+            self.follow_kicks(&mut registers);
         }
     }
 
@@ -194,26 +200,40 @@ impl VirtioPci {
         if wanted == registers.mapped {
             return;
         }
-        if let Some(address) = registers.mapped.take() {
-            self.unmap(address);
-        }
-        if let (Some(address), Some(this), Some(mmio)) = (wanted, self.this.upgrade(), self.host.mmio())
-            && mmio.insert(address, layout::BAR_SIZE, this).is_ok()
-        {
-            registers.mapped = Some(address);
-            for (index, kick) in self.kicks.iter().enumerate() {
-                // Where KVM has no room for another, the write reaches us as an exit and kicks just the same.
-                let _ = self.host.vm.register_ioevent(kick, &notify_address(address, index), NoDatamatch);
+        if let Some(mmio) = self.host.mmio() {
+            if let Some(address) = registers.mapped.take() {
+                mmio.remove(address);
+            }
+            if let (Some(address), Some(this)) = (wanted, self.this.upgrade())
+                && mmio.insert(address, layout::BAR_SIZE, this).is_ok()
+            {
+                registers.mapped = Some(address);
             }
         }
+        self.follow_kicks(registers);
     }
 
-    fn unmap(&self, address: u64) {
-        for (index, kick) in self.kicks.iter().enumerate() {
-            let _ = self.host.vm.unregister_ioevent(kick, &notify_address(address, index), NoDatamatch);
+    /// Lets KVM signal kicks while the device runs and its BAR is decoded. Not earlier: a guest that looks for its BARs' sizes
+    /// has them undecoded and decoded again each time, and KVM takes a millisecond to forget an eventfd.
+    ///
+    /// Until then, and where KVM has no room for another eventfd, a kick reaches us as an exit and does the same.
+    fn follow_kicks(&self, registers: &mut Registers) {
+        let wanted = registers.mapped.filter(|_| registers.running == Running::Yes);
+        if wanted == registers.signalled.as_ref().map(|(bar, _)| *bar) {
+            return;
         }
-        if let Some(mmio) = self.host.mmio() {
-            mmio.remove(address);
+        let at = |bar, index: u16| (&self.kicks[usize::from(index)], notify_address(bar, index));
+        if let Some((bar, queues)) = registers.signalled.take() {
+            for (kick, address) in queues.into_iter().map(|index| at(bar, index)) {
+                let _ = self.host.vm.unregister_ioevent(kick, &address, NoDatamatch);
+            }
+        }
+        if let Some(bar) = wanted {
+            let queues: Vec<_> = registers.common.enabled_queues().into_iter().map(|(index, _)| index).collect();
+            for (kick, address) in queues.iter().map(|index| at(bar, *index)) {
+                let _ = self.host.vm.register_ioevent(kick, &address, NoDatamatch);
+            }
+            registers.signalled = Some((bar, queues));
         }
     }
 
@@ -258,9 +278,10 @@ impl PciFunction for VirtioPci {
         // A start that still waits finds that it isn't wanted.
         registers.running = Running::No;
         registers.common.reset();
-        if let Some(address) = registers.mapped.take() {
-            self.unmap(address);
+        if let (Some(address), Some(mmio)) = (registers.mapped.take(), self.host.mmio()) {
+            mmio.remove(address);
         }
+        self.follow_kicks(&mut registers);
         drop(registers);
         self.device().reset();
     }
@@ -329,8 +350,8 @@ impl BusDevice for VirtioPci {
     }
 }
 
-fn notify_address(bar: u64, index: usize) -> IoEventAddress {
-    IoEventAddress::Mmio(bar + layout::NOTIFY + index as u64 * u64::from(NOTIFY_MULTIPLIER))
+fn notify_address(bar: u64, index: u16) -> IoEventAddress {
+    IoEventAddress::Mmio(bar + layout::NOTIFY + u64::from(index) * u64::from(NOTIFY_MULTIPLIER))
 }
 
 /// An offset in the BAR as a capability states it.
