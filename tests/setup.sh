@@ -5,6 +5,7 @@ set -eu
 packages=(
     gcc libc6-dev         # linking
     qemu-system-x86       # virtual nodes
+    qemu-utils            # qcow2 images made by somebody else
     e2fsprogs             # their disks
     xz-utils              # the kernel's packed image
     util-linux

@@ -121,7 +121,8 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
             "--memory" => mib = value.parse()?,
             "--disk" => {
                 let (name, image) = (value.clone(), open(&value, true)?);
-                disks.push(DiskConfig { name, image, readonly: false, serial: Some(format!("disk{}", disks.len())) });
+                let serial = Some(format!("disk{}", disks.len()));
+                disks.push(DiskConfig { serial, ..DiskConfig::new(name, image) });
             }
             "--vmm" => vmm = value.into(),
             _ => bail!("{option}: unknown"),

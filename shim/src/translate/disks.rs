@@ -3,12 +3,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use vireo_runtimeclass::kubevirt::v1::{Disk, VirtualMachineInstanceSpec, Volume};
-use vireo_vmm::config::DiskConfig;
+use vireo_vmm::config::{DiskConfig, ImageFormat};
 
 use super::{Fds, FileSource, TranslateError};
-use crate::volume::{ImageRoot, Purpose, open_local};
+use crate::volume::{ImageRoot, Purpose, VolumeError, is_named_qcow2, open_local, refuse_other_formats};
 
 /// Name of the disk that nobody named.
 const DEFAULT_NAME: &str = "containerdisk";
@@ -21,8 +22,8 @@ pub(super) fn disks(
     let spec = match (spec, files) {
         (Some(spec), _) => spec,
         (None, FileSource::Image(root)) => {
-            let image = fds.add(open_container_disk(root, None, DEFAULT_NAME, Purpose::Disk)?)?;
-            return Ok(vec![DiskConfig { name: DEFAULT_NAME.to_owned(), image, readonly: false, serial: None }]);
+            let opened = open_container_disk(root, None, DEFAULT_NAME, false)?;
+            return Ok(vec![opened.into_config(DEFAULT_NAME, fds)?]);
         }
         (None, FileSource::Local(_)) => return Ok(Vec::new()),
     };
@@ -32,33 +33,48 @@ pub(super) fn disks(
     let all = listed.iter().cloned().chain(unlisted);
     all.map(|disk| {
         let readonly = disk.disk.as_ref().and_then(|target| target.readonly).unwrap_or(false);
-        let purpose = if readonly { Purpose::ReadOnlyDisk } else { Purpose::Disk };
         // Validation has joined them; a disk without a volume can't come here.
         let found = spec.volumes.iter().enumerate().find(|(_, volume)| volume.name == disk.name);
         let Some((index, volume)) = found else {
             let path = files.field(&format!("domain.devices.disks: {}", disk.name));
             return Err(TranslateError::Field { path, what: "has no volume" });
         };
-        let image = open_volume(index, volume, files, purpose)?;
-        Ok(DiskConfig { image: fds.add(image)?, name: disk.name, readonly, serial: disk.serial })
+        let opened = open_volume(index, volume, files, readonly)?;
+        Ok(DiskConfig { readonly, serial: disk.serial, ..opened.into_config(&disk.name, fds)? })
     })
     .collect()
+}
+
+/// What a volume became.
+struct Opened {
+    image: File,
+    format: ImageFormat,
+    /// Takes the guest's writes where the image is not to.
+    overlay: Option<File>,
+}
+
+impl Opened {
+    fn into_config(self, name: &str, fds: &mut Fds) -> Result<DiskConfig, TranslateError> {
+        let image = fds.add(self.image)?;
+        let overlay = self.overlay.map(|overlay| fds.add(overlay)).transpose()?;
+        Ok(DiskConfig { format: self.format, overlay, ..DiskConfig::new(name, image) })
+    }
 }
 
 fn open_volume(
     index: usize,
     volume: &Volume,
     files: &FileSource<'_>,
-    purpose: Purpose,
-) -> Result<File, TranslateError> {
+    readonly: bool,
+) -> Result<Opened, TranslateError> {
     let refuse =
         |source: &str, what| TranslateError::Field { path: files.field(&format!("volumes[{index}].{source}")), what };
     match (volume, files) {
         (Volume { container_disk: Some(disk), .. }, FileSource::Image(root)) => {
-            open_container_disk(root, disk.path.as_deref(), &volume.name, purpose)
+            open_container_disk(root, disk.path.as_deref(), &volume.name, readonly)
         }
         (Volume { host_disk: Some(disk), .. }, FileSource::Local(folder)) => {
-            open_local(&folder.join(&disk.path), purpose)
+            open_host_disk(&folder.join(&disk.path), readonly)
                 .map_err(|source| TranslateError::Disk { name: volume.name.clone(), source })
         }
         (Volume { container_disk: Some(_), .. }, FileSource::Local(_)) => {
@@ -69,26 +85,44 @@ fn open_volume(
     }
 }
 
+/// An admin's own file, raw unless its name says qcow2: a guest writes to it, and could make it look like either.
+fn open_host_disk(path: &Path, readonly: bool) -> Result<Opened, VolumeError> {
+    let image = open_local(path, if readonly { Purpose::ReadOnlyDisk } else { Purpose::Disk })?;
+    let format = if is_named_qcow2(path) { ImageFormat::Qcow2 } else { ImageFormat::Raw };
+    if format == ImageFormat::Raw {
+        refuse_other_formats(&image, path)?;
+    }
+    Ok(Opened { image, format, overlay: None })
+}
+
+/// A file of the image, which no guest ever writes to: so its content may say what it is, and what the guest writes goes
+/// to an overlay.
 fn open_container_disk(
     root: &ImageRoot,
     path: Option<&str>,
     name: &str,
-    purpose: Purpose,
-) -> Result<File, TranslateError> {
-    let open = || match path {
-        Some(path) => root.file(path, purpose),
-        None => root.file(&root.container_disk()?, purpose),
+    readonly: bool,
+) -> Result<Opened, TranslateError> {
+    let open = || {
+        let image = match path {
+            Some(path) => root.file(path, Purpose::ReadOnlyDisk),
+            None => root.file(&root.container_disk()?, Purpose::ReadOnlyDisk),
+        }?;
+        let overlay = if readonly { None } else { Some(root.scratch()?) };
+        Ok(Opened { image, format: ImageFormat::Detect, overlay })
     };
     open().map_err(|source| TranslateError::Disk { name: name.to_owned(), source })
 }
 
 /// Whether a disk's first sectors hold a partition table: a GPT header, or an MBR whose entries make sense (a file
-/// system's boot sector carries the same signature).
+/// system's boot sector carries the same signature). A qcow2 image, which is not read here, is taken to have one: what is
+/// published as qcow2 does.
 pub(super) fn is_partitioned(fds: &Fds, disk: &DiskConfig) -> bool {
     let Some(fd) = fds.0.get(usize::from(disk.image.0)) else { return false };
     let mut sectors = [0; 1024];
     let read = fd.try_clone().and_then(|fd| File::from(fd).read_at(&mut sectors, 0));
-    read.is_ok() && has_partition_table(&sectors)
+    let qcow2 = disk.format != ImageFormat::Raw && sectors.starts_with(b"QFI\xfb");
+    read.is_ok() && (qcow2 || has_partition_table(&sectors))
 }
 
 fn has_partition_table(sectors: &[u8; 1024]) -> bool {

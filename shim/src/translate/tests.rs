@@ -1,7 +1,8 @@
 use std::fs;
+use std::os::unix::fs::FileExt;
 
 use serde_json::{Value, json};
-use vireo_vmm::config::{BootConfig, ConsoleKind, HugePageSize, MemoryConfig};
+use vireo_vmm::config::{BootConfig, ConsoleKind, HugePageSize, ImageFormat, MemoryConfig};
 
 use super::*;
 
@@ -158,6 +159,30 @@ fn the_root_is_where_the_partition_table_says() {
     assert_eq!(cmdline(&disk), "console=ttyS0 root=/dev/vda rw");
     disk[512..520].copy_from_slice(b"EFI PART");
     assert_eq!(cmdline(&disk), "console=ttyS0 root=/dev/vda1 rw");
+    assert_eq!(cmdline(&[&b"QFI\xfb"[..], &[0; 1020]].concat()), "console=ttyS0 root=/dev/vda1 rw", "as published");
+}
+
+#[test]
+fn a_container_disk_is_read_and_an_overlay_written() {
+    let pod = Pod::new(&["disk/a.img", "boot/vmlinuz"]);
+    let spec = |readonly: bool| {
+        json!({
+            "domain": {"devices": {"disks": [{"name": "a", "disk": {"readonly": readonly}}]}},
+            "volumes": [{"name": "a", "containerDisk": {"image": "x"}}],
+        })
+    };
+    for spec in [None, Some(spec(false)), Some(spec(true))] {
+        let plan = pod.translate(spec.as_ref()).unwrap();
+        let [disk] = &plan.machine.disks[..] else { panic!("one disk") };
+        assert_eq!(disk.format, ImageFormat::Detect);
+        assert_eq!(disk.overlay.is_none(), disk.readonly);
+        let writable = |index: FdIndex| {
+            let fd = &plan.fds[usize::from(index.0)];
+            File::from(fd.try_clone().unwrap()).write_at(b"x", 0).is_ok()
+        };
+        assert!(!writable(disk.image), "nothing writes to the image");
+        assert!(disk.overlay.is_none_or(writable));
+    }
 }
 
 #[test]
@@ -181,11 +206,11 @@ fn the_nodes_kernel_serves_images_without_one() {
 #[test]
 fn bad_images_are_refused_by_name() {
     let none =
-        "disk \"containerdisk\": the image has no /disk folder; a containerDisk image holds one raw disk image there";
+        "disk \"containerdisk\": the image has no /disk folder; a containerDisk image holds one disk image there";
     assert_eq!(Pod::new(&["boot/vmlinuz"]).refusal(None), none);
     let two = "disk \"containerdisk\": /disk holds 2 files; exactly one disk image is needed there, or the volume's containerDisk.path";
     assert_eq!(Pod::new(&["disk/a", "disk/b", "boot/vmlinuz"]).refusal(None), two);
-    let directory = "disk \"containerdisk\": /disk/a is a directory; a raw image file is needed";
+    let directory = "disk \"containerdisk\": /disk/a is a directory; an image file is needed";
     assert_eq!(Pod::new(&["disk/a/b", "boot/vmlinuz"]).refusal(None), directory);
     let kernel = "kernel of the image: /boot/vmlinuz is a directory; a regular file is needed";
     assert_eq!(Pod::new(&["disk/a", "boot/vmlinuz/x"]).refusal(None), kernel);
@@ -247,6 +272,10 @@ fn local_machines() {
     assert_eq!(boot_of(&plan), ("k".into(), None, "console=ttyS0 root=/dev/vda rw".into()));
     assert_eq!(content(&plan, plan.machine.disks[0].image), "root.img");
     assert_eq!(plan.jail, jail);
+    assert_eq!(plan.machine.disks[0].format, ImageFormat::Raw);
+    fs::copy(pod.dir.path().join("root.img"), pod.dir.path().join("root.qcow2")).unwrap();
+    let plan = run(kernel(), json!({"name": "a", "hostDisk": {"path": "root.qcow2", "type": "Disk"}})).unwrap();
+    assert_eq!((plan.machine.disks[0].format, plan.machine.disks[0].overlay), (ImageFormat::Qcow2, None));
     let image = run(json!({"kernelPath": "k", "image": "debian"}), disk()).unwrap_err();
     assert!(
         image.starts_with("spec.template.spec.domain.firmware.kernelBoot.container.image: vireo run pulls no images"),

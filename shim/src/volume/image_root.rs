@@ -7,7 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use vireo_runtimeclass::pod::CONTAINER_DISK_DIR;
 
 use super::{Purpose, VolumeError, open_checked};
@@ -72,7 +74,7 @@ impl ImageRoot {
     }
 
     /// The names in a folder, less the hidden ones.
-    fn entries(&self, folder: &str) -> Result<Vec<OsString>, VolumeError> {
+    pub(super) fn entries(&self, folder: &str) -> Result<Vec<OsString>, VolumeError> {
         let handle = self.resolve(folder, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK)?;
         let fail = |source| VolumeError::Open { path: folder.to_owned(), source };
         let mut names = Vec::new();
@@ -83,6 +85,25 @@ impl ImageRoot {
             }
         }
         Ok(names)
+    }
+
+    /// A new, empty, nameless file in the container's writable layer: it is gone once it is closed.
+    pub fn scratch(&self) -> Result<File, VolumeError> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        // An image may have a file of that name. O_TMPFILE would need none, but overlayfs has it only since Linux 6.1.
+        for number in 0..MAX_ENTRIES {
+            let name = format!(".vireo-overlay-{number}");
+            match openat(&self.root, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+                Err(Errno::EEXIST) => {}
+                Err(error) => return Err(VolumeError::Scratch(error.into())),
+                Ok(file) => {
+                    let removed = unlinkat(&self.root, name.as_str(), UnlinkatFlags::NoRemoveDir);
+                    removed.map_err(|error| VolumeError::Scratch(error.into()))?;
+                    return Ok(file.into());
+                }
+            }
+        }
+        Err(VolumeError::Scratch(Errno::EEXIST.into()))
     }
 
     fn resolve(&self, path: &str, flags: OFlag) -> Result<OwnedFd, VolumeError> {

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::{Purpose, VolumeError, open_checked};
@@ -21,4 +21,23 @@ pub fn open_local(path: &Path, purpose: Purpose) -> Result<File, VolumeError> {
             },
         )?;
     open_checked(&OwnedFd::from(handle), &name, purpose, true)
+}
+
+/// Whether an admin calls a file a qcow2 image. Its content doesn't count: the guest that last wrote to it may have made
+/// that look like anything.
+pub fn is_named_qcow2(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "qcow2")
+}
+
+/// Refuses a file that is to be a raw image and starts like one of another format, which the guest would see as garbage.
+pub fn refuse_other_formats(file: &File, path: &Path) -> Result<(), VolumeError> {
+    let path = || path.display().to_string();
+    let mut magic = [0; 4];
+    let read = file.read_at(&mut magic, 0).map_err(|source| VolumeError::Open { path: path(), source })?;
+    let (format, cure) = match &magic[..read] {
+        b"QFI\xfb" => ("qcow2", "if it is one, let its name end in .qcow2"),
+        b"KDMV" => ("VMDK", "qemu-img convert makes a raw or qcow2 one"),
+        _ => return Ok(()),
+    };
+    Err(VolumeError::Format { path: path(), format, cure })
 }

@@ -6,7 +6,7 @@
 //! machine's own file system, where an admin named the path, a block device will do as well ([`open_local`]).
 //!
 //! No file is opened with the pod's identity: an image is the container's own throw-away copy. Volumes that the pod shares
-//! with others are not served yet.
+//! with others are not served yet. What is in an image is for the jailed VMM to judge.
 
 mod image_root;
 mod local;
@@ -16,10 +16,10 @@ mod tests;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 
 pub use image_root::ImageRoot;
-pub use local::open_local;
+pub use local::{is_named_qcow2, open_local, refuse_other_formats};
 
 /// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,16 +78,21 @@ pub enum VolumeError {
         /// The file.
         path: String,
     },
-    /// It is a disk image of a format that isn't served.
-    #[error("{path} is a {format} image; a raw one is needed (qemu-img convert -O raw makes one)")]
+    /// It is called a raw image and doesn't look like one.
+    #[error("{path} starts like a {format} image; {cure}")]
     Format {
         /// The file.
         path: String,
-        /// Its format.
+        /// What it looks like.
         format: &'static str,
+        /// What to do about it.
+        cure: &'static str,
     },
+    /// No file to take what the guest writes.
+    #[error("no overlay can be made in the container's file system, which a disk that isn't read-only needs")]
+    Scratch(#[source] io::Error),
     /// The folder of a containerDisk isn't there.
-    #[error("the image has no {0} folder; a containerDisk image holds one raw disk image there")]
+    #[error("the image has no {0} folder; a containerDisk image holds one disk image there")]
     NoDiskFolder(&'static str),
     /// The folder of a containerDisk doesn't hold one file.
     #[error("{folder} holds {count} files; exactly one disk image is needed there, or the volume's containerDisk.path")]
@@ -125,8 +130,8 @@ fn open_checked(handle: &OwnedFd, path: &str, purpose: Purpose, block_device: bo
             _ => "a character device",
         };
         let needed = match (purpose.is_disk(), block_device) {
-            (true, true) => "a raw image file or a block device",
-            (true, false) => "a raw image file",
+            (true, true) => "an image file or a block device",
+            (true, false) => "an image file",
             (false, _) => "a regular file",
         };
         return Err(VolumeError::Kind { path: path.to_owned(), found, needed });
@@ -141,20 +146,5 @@ fn open_checked(handle: &OwnedFd, path: &str, purpose: Purpose, block_device: bo
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
         .open(format!("/proc/self/fd/{}", handle.as_raw_fd()))
         .map_err(fail)?;
-    if purpose.is_disk() {
-        refuse_format(&file, path)?;
-    }
     Ok(file)
-}
-
-/// Refuses an image whose text could name other files, or that a guest would see as garbage.
-fn refuse_format(file: &File, path: &str) -> Result<(), VolumeError> {
-    let mut magic = [0; 4];
-    let read = file.read_at(&mut magic, 0).map_err(|source| VolumeError::Open { path: path.to_owned(), source })?;
-    let format = match &magic[..read] {
-        b"QFI\xfb" => "qcow2",
-        b"KDMV" => "VMDK",
-        _ => return Ok(()),
-    };
-    Err(VolumeError::Format { path: path.to_owned(), format })
 }

@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -36,13 +36,12 @@ fn only_regular_files_of_the_image_open() {
     assert!(root.file("/disk/root.img", Purpose::Disk).is_ok());
     assert!(root.file("disk/root.img", Purpose::Boot).is_ok());
     for (path, expected) in [
-        ("/disk", "/disk is a directory; a raw image file is needed"),
-        ("/", "/ is a directory; a raw image file is needed"),
-        ("/files/fifo", "/files/fifo is a FIFO; a raw image file is needed"),
-        ("/files/socket", "/files/socket is a socket; a raw image file is needed"),
+        ("/disk", "/disk is a directory; an image file is needed"),
+        ("/", "/ is a directory; an image file is needed"),
+        ("/files/fifo", "/files/fifo is a FIFO; an image file is needed"),
+        ("/files/socket", "/files/socket is a socket; an image file is needed"),
         ("/files/empty", "/files/empty is empty"),
         ("/files/none", "/files/none does not exist"),
-        ("/files/cow", "/files/cow is a qcow2 image; a raw one is needed (qemu-img convert -O raw makes one)"),
         ("/../../etc/passwd", "/../../etc/passwd leaves the image"),
         ("/disk/../../x", "/disk/../../x leaves the image"),
     ] {
@@ -61,7 +60,7 @@ fn only_regular_files_of_the_image_open() {
 fn devices_of_an_image_are_not_opened() {
     // /dev is a tree of device nodes at hand without the right to make one.
     let root = ImageRoot::open(Path::new("/dev")).unwrap();
-    assert_eq!(refusal(root.file("/null", Purpose::Disk)), "/null is a character device; a raw image file is needed");
+    assert_eq!(refusal(root.file("/null", Purpose::Disk)), "/null is a character device; an image file is needed");
     assert_eq!(refusal(root.file("/null", Purpose::Boot)), "/null is a character device; a regular file is needed");
 }
 
@@ -81,6 +80,31 @@ fn what_was_opened_can_be_used() {
 }
 
 #[test]
+fn a_scratch_file_has_no_name() {
+    let (dir, root) = image();
+    fs::write(dir.path().join(".vireo-overlay-0"), "the image's own").unwrap();
+    let scratch = root.scratch().unwrap();
+    scratch.write_at(b"x", 0).unwrap();
+    assert_eq!(scratch.metadata().unwrap().nlink(), 0);
+    assert_eq!(fs::read(dir.path().join(".vireo-overlay-0")).unwrap(), b"the image's own");
+    assert_eq!(root.entries("/").unwrap().len(), 2, "nothing is left in the image");
+}
+
+#[test]
+fn a_local_image_is_what_its_name_says() {
+    let (dir, _root) = image();
+    assert!(is_named_qcow2(Path::new("/images/debian.qcow2")));
+    assert!(!is_named_qcow2(Path::new("/images/qcow2")));
+    let refuse = |name: &str| {
+        let path = dir.path().join(name);
+        refuse_other_formats(&File::open(&path).unwrap(), &path)
+    };
+    refuse("disk/root.img").unwrap();
+    let expected = "files/cow starts like a qcow2 image; if it is one, let its name end in .qcow2";
+    assert!(refuse("files/cow").unwrap_err().to_string().ends_with(expected));
+}
+
+#[test]
 fn a_container_disk_holds_one_image() {
     let (dir, root) = image();
     fs::write(dir.path().join("disk/.hidden"), "").unwrap();
@@ -89,7 +113,7 @@ fn a_container_disk_holds_one_image() {
     let two = "/disk holds 2 files; exactly one disk image is needed there, or the volume's containerDisk.path";
     assert_eq!(root.container_disk().unwrap_err().to_string(), two);
     fs::remove_dir_all(dir.path().join("disk")).unwrap();
-    let none = "the image has no /disk folder; a containerDisk image holds one raw disk image there";
+    let none = "the image has no /disk folder; a containerDisk image holds one disk image there";
     assert_eq!(root.container_disk().unwrap_err().to_string(), none);
     fs::write(dir.path().join("disk"), "x").unwrap();
     assert_eq!(root.container_disk().unwrap_err().to_string(), "/disk is no folder; a folder is needed");
@@ -118,7 +142,7 @@ fn local_files() {
     assert!(matches!(open("files/none", Purpose::Boot), Err(VolumeError::Missing { .. })));
     assert!(matches!(open("files/empty", Purpose::Boot), Err(VolumeError::Empty { .. })));
     let kind = refusal(open("files/folder", Purpose::Disk));
-    assert!(kind.ends_with("folder is a directory; a raw image file or a block device is needed"), "{kind}");
+    assert!(kind.ends_with("folder is a directory; an image file or a block device is needed"), "{kind}");
     let fifo = refusal(open("files/fifo", Purpose::Boot));
     assert!(fifo.ends_with("fifo is a FIFO; a regular file is needed"), "{fifo}");
 }

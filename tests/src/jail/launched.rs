@@ -216,7 +216,7 @@ fn machine_with_everything() -> Result<(MachineConfig, Vec<OwnedFd>)> {
     let disk = tempfile::tempfile()?;
     disk.set_len(1 << 20)?;
     let tap = vireo_vmm::tap::open_tap(&format!("vjail{}", std::process::id() % 1_000_000))?;
-    let disk_config = DiskConfig { name: "root".into(), image: FdIndex(2), readonly: false, serial: None };
+    let disk_config = DiskConfig::new("root", FdIndex(2));
     let nic_config = NicConfig { name: "default".into(), tap: FdIndex(3), mac: [0x52, 0x54, 0, 1, 2, 3], mtu: None };
     let machine = MachineConfig {
         vcpus: 2,

@@ -2,14 +2,13 @@
 //!
 //! Each wrong value is an error that names its path, such as `memory.size` or `disks[1].image`.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
+use super::disks::check_disks;
 use super::files::{self, FileProblem, Files};
 use super::identity::MAX_TEXT;
 use super::{
-    BootConfig, BootPlan, DiskConfig, DiskPlan, HugePageSize, MachineConfig, MachinePlan, MemoryConfig, MemoryPlan,
-    NicConfig, NicPlan,
+    BootConfig, BootPlan, HugePageSize, MachineConfig, MachinePlan, MemoryConfig, MemoryPlan, NicConfig, NicPlan,
 };
 
 /// The most vCPUs: local APIC ids are a byte, 0xFF is broadcast, and one is the I/O APIC's.
@@ -101,6 +100,9 @@ pub enum Problem {
     /// One image behind two disks, of which one writes.
     #[error("is the image of disks[{0}] already, and one of the two can write")]
     SharedImage(usize),
+    /// An overlay over what nobody writes.
+    #[error("is of no use to a read-only disk")]
+    OverlayOfReadOnly,
     /// A file that is missing or of the wrong kind.
     #[error(transparent)]
     File(#[from] FileProblem),
@@ -138,11 +140,11 @@ pub(super) fn wrong(path: impl Into<String>, problem: Problem) -> ConfigError {
     ConfigError { path: path.into(), problem }
 }
 
-fn at(path: impl Into<String>) -> impl FnOnce(FileProblem) -> ConfigError {
+pub(super) fn at(path: impl Into<String>) -> impl FnOnce(FileProblem) -> ConfigError {
     move |problem| wrong(path, Problem::File(problem))
 }
 
-fn check_name(path: &str, name: &str) -> Result<(), ConfigError> {
+pub(super) fn check_name(path: &str, name: &str) -> Result<(), ConfigError> {
     if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
         // Cut, so that the message stays small whatever came.
         return Err(wrong(path, Problem::Name(name.chars().take(MAX_NAME).collect())));
@@ -180,36 +182,6 @@ fn check_boot(boot: BootConfig, memory: MemoryPlan, files: &mut Files) -> Result
         return Err(wrong("boot.cmdline", Problem::Nul));
     }
     Ok(BootPlan { kernel, initrd, cmdline })
-}
-
-fn check_disks(disks: Vec<DiskConfig>, files: &mut Files) -> Result<Vec<DiskPlan>, ConfigError> {
-    let mut plans: Vec<DiskPlan> = Vec::with_capacity(disks.len());
-    let mut seen = HashMap::new();
-    for (i, disk) in disks.into_iter().enumerate() {
-        let DiskConfig { name, image, readonly, serial } = disk;
-        check_name(&format!("disks[{i}].name"), &name)?;
-        let serial =
-            serial.map(|s| check_serial(&s).map_err(|p| wrong(format!("disks[{i}].serial"), p))).transpose()?;
-        let path = format!("disks[{i}].image");
-        let image = files.take(image).and_then(|f| files::disk(f, readonly)).map_err(at(path.as_str()))?;
-        if let Some(other) = seen.insert(image.identity, i)
-            && !(readonly && plans[other].readonly)
-        {
-            return Err(wrong(path, Problem::SharedImage(other)));
-        }
-        plans.push(DiskPlan { name, image: image.file, size: image.size, readonly, serial });
-    }
-    Ok(plans)
-}
-
-fn check_serial(serial: &str) -> Result<[u8; SERIAL_LEN], Problem> {
-    let mut bytes = [0; SERIAL_LEN];
-    let printable = serial.bytes().all(|b| (b' '..=b'~').contains(&b));
-    match bytes.get_mut(..serial.len()) {
-        Some(head) if printable => head.copy_from_slice(serial.as_bytes()),
-        _ => return Err(Problem::Serial(serial.chars().take(MAX_NAME).collect())),
-    }
-    Ok(bytes)
 }
 
 fn check_nics(nics: Vec<NicConfig>, files: &mut Files) -> Result<Vec<NicPlan>, ConfigError> {

@@ -9,8 +9,6 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::FdIndex;
 
-/// Unit of a disk's size, bytes (virtio 1.3 §5.2.4: capacity is in 512-byte sectors).
-const SECTOR: u64 = 512;
 /// `/dev/kvm` and `/dev/net/tun`: misc devices with fixed minors (Linux, admin-guide/devices.txt).
 const KVM_DEVICE: (u64, u64) = (10, 232);
 const TUN_DEVICE: (u64, u64) = (10, 200);
@@ -45,9 +43,9 @@ pub enum FileProblem {
     /// Nothing in it.
     #[error("is empty")]
     Empty,
-    /// A size that sectors can't make up.
-    #[error("is {0} bytes long, which is not a multiple of {SECTOR}; pad it")]
-    Sectors(u64),
+    /// Something in it.
+    #[error("is not empty")]
+    NotEmpty,
     /// A descriptor that can't read.
     #[error("is not open for reading")]
     NotReadable,
@@ -105,7 +103,6 @@ impl Files {
 /// A disk's image.
 pub(super) struct Image {
     pub(super) file: File,
-    pub(super) size: u64,
     /// Tells whether two descriptors are one image.
     pub(super) identity: (u64, u64, u64),
 }
@@ -135,7 +132,7 @@ pub(super) fn disk(mut file: File, readonly: bool) -> Result<Image, FileProblem>
     } else if meta.file_type().is_block_device() {
         (0, 0, meta.rdev())
     } else {
-        return Err(FileProblem::Kind { found: kind(meta.file_type()), needed: "a raw image file or a block device" });
+        return Err(FileProblem::Kind { found: kind(meta.file_type()), needed: "an image file or a block device" });
     };
     let flags = if readonly { readable(&file)? } else { readable_and_writable(&file)? };
     if readonly && flags & OFlag::O_ACCMODE != OFlag::O_RDONLY {
@@ -148,14 +145,25 @@ pub(super) fn disk(mut file: File, readonly: bool) -> Result<Image, FileProblem>
         }
     }
     // A block device's metadata has no size.
-    let size = file.seek(SeekFrom::End(0))?;
-    if size == 0 {
+    if file.seek(SeekFrom::End(0))? == 0 {
         return Err(FileProblem::Empty);
     }
-    if !size.is_multiple_of(SECTOR) {
-        return Err(FileProblem::Sectors(size));
+    Ok(Image { file, identity })
+}
+
+/// A file to make an overlay in.
+pub(super) fn scratch(file: File) -> Result<File, FileProblem> {
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(FileProblem::Kind { found: kind(meta.file_type()), needed: "a regular file" });
     }
-    Ok(Image { file, size, identity })
+    if readable_and_writable(&file)?.contains(OFlag::O_APPEND) {
+        return Err(FileProblem::Flag("O_APPEND"));
+    }
+    if meta.len() != 0 {
+        return Err(FileProblem::NotEmpty);
+    }
+    Ok(file)
 }
 
 pub(super) fn tap(file: File) -> Result<File, FileProblem> {

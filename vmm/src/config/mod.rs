@@ -5,6 +5,7 @@
 //! path, so that nothing in it can reach the host.
 
 pub mod check;
+mod disks;
 mod files;
 pub mod identity;
 pub mod plan;
@@ -12,8 +13,9 @@ pub mod plan;
 use serde::{Deserialize, Serialize};
 
 pub use check::{ConfigError, check};
+pub use disks::{DiskConfig, DiskPlan, ImageFormat};
 pub use identity::{ChassisIdentity, IdentityConfig, SystemIdentity};
-pub use plan::{BootPlan, DiskPlan, MachinePlan, MemoryPlan, NicPlan};
+pub use plan::{BootPlan, MachinePlan, MemoryPlan, NicPlan};
 
 /// The place of an open file among the descriptors sent with a config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -84,19 +86,6 @@ pub enum BootConfig {
         /// The kernel's command line.
         cmdline: String,
     },
-}
-
-/// A virtio-blk device on a raw image or block device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskConfig {
-    /// For messages: the volume's name.
-    pub name: String,
-    /// The image, opened for reading, and for writing unless `readonly`.
-    pub image: FdIndex,
-    /// Offer it to the guest as read-only (VIRTIO_BLK_F_RO).
-    pub readonly: bool,
-    /// What the guest reads as the disk's serial (at most 20 bytes, virtio 1.3 §5.2.6).
-    pub serial: Option<String>,
 }
 
 /// A virtio-net device on a tap.

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 
-use super::{ConsoleKind, HugePageSize, IdentityConfig};
+use super::{ConsoleKind, DiskPlan, HugePageSize, IdentityConfig};
 
 /// The machine. See [`MachineConfig`](super::MachineConfig) for what each part means.
 #[derive(Debug)]
@@ -50,21 +50,6 @@ pub struct BootPlan {
     pub initrd: Option<File>,
     /// At most [`MAX_CMDLINE`](super::check::MAX_CMDLINE) bytes, no NUL.
     pub cmdline: String,
-}
-
-/// A virtio-blk device.
-#[derive(Debug)]
-pub struct DiskPlan {
-    /// For messages: the volume's name.
-    pub name: String,
-    /// A regular file or a block device; opened for writing if and only if not `readonly`.
-    pub image: File,
-    /// Its size when checked, bytes: a multiple of 512, not 0.
-    pub size: u64,
-    /// Offered as VIRTIO_BLK_F_RO.
-    pub readonly: bool,
-    /// Printable ASCII, filled up with zeroes (virtio 1.3 §5.2.6).
-    pub serial: Option<[u8; 20]>,
 }
 
 /// A virtio-net device.

@@ -39,10 +39,8 @@ fn send_raw(socket: &OwnedFd, bytes: &[u8], files: &[BorrowedFd<'_>]) {
 
 fn machine(disks: usize) -> MachineConfig {
     let disk = |i| DiskConfig {
-        name: "d".repeat(40),
-        image: FdIndex(u16::try_from(i).unwrap()),
-        readonly: false,
         serial: Some("s".repeat(20)),
+        ..DiskConfig::new("d".repeat(40), FdIndex(u16::try_from(i).unwrap()))
     };
     MachineConfig {
         name: "vm".into(),

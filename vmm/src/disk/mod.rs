@@ -1,10 +1,19 @@
 //! Disk images as a flat run of bytes, whatever they are kept in.
 
+pub mod lock;
+mod open;
+pub mod qcow2;
 pub mod raw;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 
-pub use raw::{OpenError, RawImage};
+pub use open::{OpenError, Options, open};
+pub use qcow2::QcowImage;
+pub use raw::RawImage;
 
 use crate::memory::guest_buffers::GuestBuffers;
 

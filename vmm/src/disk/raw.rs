@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::fcntl::{FallocateFlags, OFlag};
 
 use super::{Image, SECTOR};
 use crate::memory::guest_buffers::GuestBuffers;
@@ -16,7 +16,7 @@ const ZEROS: usize = 16 << 10;
 
 /// Why a file can't be a disk.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum RawError {
     /// It is neither a regular file nor a block device.
     #[error("image is {0}; a raw image file or a block device is needed")]
     Kind(&'static str),
@@ -44,8 +44,8 @@ pub struct RawImage {
 
 impl RawImage {
     /// Takes an open image; it must be open for writing unless `readonly`.
-    pub fn new(mut file: File, readonly: bool) -> Result<Self, OpenError> {
-        let kind = file.metadata().map_err(OpenError::Io)?.file_type();
+    pub fn new(mut file: File, readonly: bool) -> Result<Self, RawError> {
+        let kind = file.metadata().map_err(RawError::Io)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             let what = match kind {
                 k if k.is_dir() => "a directory",
@@ -53,48 +53,67 @@ impl RawImage {
                 k if k.is_socket() => "a socket",
                 _ => "a character device",
             };
-            return Err(OpenError::Kind(what));
+            return Err(RawError::Kind(what));
         }
         // Also tells the size of block devices, whose metadata doesn't.
-        let size = file.seek(SeekFrom::End(0)).map_err(OpenError::Io)?;
+        let size = file.seek(SeekFrom::End(0)).map_err(RawError::Io)?;
         if size == 0 {
-            return Err(OpenError::Empty);
+            return Err(RawError::Empty);
         }
         if !size.is_multiple_of(SECTOR) {
-            return Err(OpenError::Size(size));
+            return Err(RawError::Size(size));
         }
-        let flags = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETFL).map_err(|e| OpenError::Io(e.into()))?;
+        let flags = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETFL).map_err(|e| RawError::Io(e.into()))?;
         if !readonly && OFlag::from_bits_truncate(flags) & OFlag::O_ACCMODE == OFlag::O_RDONLY {
-            return Err(OpenError::NotWritable);
+            return Err(RawError::NotWritable);
         }
         Ok(Self { file, size, readonly })
     }
+}
 
-    fn fallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
-        let offset = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
-        let len = i64::try_from(len).map_err(|_| Errno::EINVAL)?;
-        loop {
-            match fallocate(&self.file, flags | FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
-                Err(Errno::EINTR) => {}
-                done => return done,
-            }
+/// Changes the allocation of a range of an image, never its size.
+pub(super) fn fallocate(file: impl AsFd, flags: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
+    let offset = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+    let len = i64::try_from(len).map_err(|_| Errno::EINVAL)?;
+    loop {
+        match nix::fcntl::fallocate(&file, flags | FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
+            Err(Errno::EINTR) => {}
+            done => return done,
         }
-    }
-
-    fn write_zeros(&self, mut offset: u64, len: u64) -> io::Result<()> {
-        let zeros = [0; ZEROS];
-        let end = offset + len;
-        while offset < end {
-            let part = usize::try_from(end - offset).unwrap_or(ZEROS).min(ZEROS);
-            self.file.write_all_at(&zeros[..part], offset)?;
-            offset += part as u64;
-        }
-        Ok(())
     }
 }
 
+/// Makes a range inside of a file read as zeros, giving its space back if `unmap` and the host can.
+pub(super) fn write_zeroes(file: &File, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+    let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE;
+    let ways = if unmap {
+        &[punch, FallocateFlags::FALLOC_FL_ZERO_RANGE][..]
+    } else {
+        &[FallocateFlags::FALLOC_FL_ZERO_RANGE]
+    };
+    for way in ways {
+        match fallocate(file, *way, offset, len) {
+            Err(e) if unsupported(e) => {}
+            done => return Ok(done?),
+        }
+    }
+    write_zeros(file, offset, len)
+}
+
+/// Writes zeros as bytes.
+pub(super) fn write_zeros(file: &File, mut offset: u64, len: u64) -> io::Result<()> {
+    let zeros = [0; ZEROS];
+    let end = offset + len;
+    while offset < end {
+        let part = usize::try_from(end - offset).unwrap_or(ZEROS).min(ZEROS);
+        file.write_all_at(&zeros[..part], offset)?;
+        offset += part as u64;
+    }
+    Ok(())
+}
+
 /// The file system or device can't do it for this range: EINVAL is how block devices refuse unaligned ones.
-fn unsupported(error: Errno) -> bool {
+pub(super) fn unsupported(error: Errno) -> bool {
     matches!(error, Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS | Errno::ENODEV)
 }
 
@@ -120,7 +139,7 @@ impl Image for RawImage {
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        match self.fallocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE, offset, len) {
+        match fallocate(&self.file, FallocateFlags::FALLOC_FL_PUNCH_HOLE, offset, len) {
             // A discard is a hint.
             Err(e) if unsupported(e) => Ok(()),
             done => Ok(done?),
@@ -128,19 +147,7 @@ impl Image for RawImage {
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE;
-        let ways = if unmap {
-            &[punch, FallocateFlags::FALLOC_FL_ZERO_RANGE][..]
-        } else {
-            &[FallocateFlags::FALLOC_FL_ZERO_RANGE]
-        };
-        for way in ways {
-            match self.fallocate(*way, offset, len) {
-                Err(e) if unsupported(e) => {}
-                done => return Ok(done?),
-            }
-        }
-        self.write_zeros(offset, len)
+        write_zeroes(&self.file, offset, len, unmap)
     }
 }
 
@@ -158,16 +165,16 @@ mod tests {
     #[test]
     fn refuses_what_is_no_disk() {
         let file = tempfile::tempfile().unwrap();
-        assert!(matches!(RawImage::new(file.try_clone().unwrap(), false), Err(OpenError::Empty)));
+        assert!(matches!(RawImage::new(file.try_clone().unwrap(), false), Err(RawError::Empty)));
         file.set_len(513).unwrap();
-        assert!(matches!(RawImage::new(file, false), Err(OpenError::Size(513))));
+        assert!(matches!(RawImage::new(file, false), Err(RawError::Size(513))));
         let error = RawImage::new(File::open("/").unwrap(), true).unwrap_err();
         assert_eq!(error.to_string(), "image is a directory; a raw image file or a block device is needed");
-        assert!(matches!(RawImage::new(File::open("/dev/null").unwrap(), true), Err(OpenError::Kind(_))));
+        assert!(matches!(RawImage::new(File::open("/dev/null").unwrap(), true), Err(RawError::Kind(_))));
         let named = tempfile::NamedTempFile::new().unwrap();
         named.as_file().set_len(512).unwrap();
         let reader = File::open(named.path()).unwrap();
-        assert!(matches!(RawImage::new(reader.try_clone().unwrap(), false), Err(OpenError::NotWritable)));
+        assert!(matches!(RawImage::new(reader.try_clone().unwrap(), false), Err(RawError::NotWritable)));
         assert!(RawImage::new(reader, true).unwrap().readonly());
     }
 
@@ -178,7 +185,7 @@ mod tests {
         image.write_zeroes(512, 1024, false).unwrap();
         image.write_zeroes(64 << 10, 64 << 10, true).unwrap();
         image.discard(128 << 10, 128 << 10).unwrap();
-        image.write_zeros(0, 512).unwrap();
+        write_zeros(&image.file, 0, 512).unwrap();
         image.flush().unwrap();
         let mut bytes = vec![1; 256 << 10];
         image.file.read_exact_at(&mut bytes, 0).unwrap();

@@ -156,8 +156,10 @@ pub(super) fn main() -> Result<AllowList, BackendError> {
     list.kvm(kvm::BUILD)?;
     list.kvm(kvm::CONTROL)?;
     list.ioctls(&[file::FIONBIO, file::TUNSETOFFLOAD, file::TUNSETVNETHDRSZ])?;
-    // RAM is sealed.
-    list.only(libc::SYS_fcntl, 1, Op::Eq, signed(libc::F_ADD_SEALS))?;
+    // RAM is sealed, disk images are locked.
+    for command in [libc::F_ADD_SEALS, libc::F_OFD_SETLK] {
+        list.only(libc::SYS_fcntl, 1, Op::Eq, signed(command))?;
+    }
     list.only(libc::SYS_clone, 0, Op::Eq, signed(THREAD_FLAGS))?;
     // statx and newfstatat name files by path, but there is none to find; only what is open may be asked of.
     list.only(libc::SYS_newfstatat, 3, Op::MaskedEq(signed(libc::AT_EMPTY_PATH)), signed(libc::AT_EMPTY_PATH))?;

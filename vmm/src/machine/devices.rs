@@ -1,12 +1,13 @@
 //! The devices of machine type `vireo-1`, each at its place on the buses.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use crate::bus::{Bus, BusDevice, Overlap};
 use crate::config::{ConsoleKind, MachinePlan};
 use crate::console::hub::{Hub, Input};
-use crate::disk::{OpenError, RawImage};
+use crate::disk::{self, OpenError};
 use crate::ending::Ending;
 use crate::interrupts;
 use crate::memory::layout::{self, gsi, port};
@@ -124,9 +125,10 @@ fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result
         move |source| DeviceError::Host { kind, name, what, source }
     };
     for disk in &plan.disks {
-        let file = disk.image.try_clone().map_err(host("disk", &disk.name, "dup of its image"))?;
+        let copy = |file: &File| file.try_clone().map_err(host("disk", &disk.name, "dup of its image"));
+        let (image, overlay) = (copy(&disk.image)?, disk.overlay.as_ref().map(copy).transpose()?);
         let refused = |source| DeviceError::Disk { name: disk.name.clone(), source };
-        let image = RawImage::new(file, disk.readonly).map_err(refused)?;
+        let image = disk::open(image, overlay, disk.into()).map_err(refused)?;
         pci.add_virtio(Box::new(Block::new(disk.name.clone(), image, disk.serial)))?;
     }
     for nic in &plan.nics {

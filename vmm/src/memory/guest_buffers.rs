@@ -113,6 +113,56 @@ impl GuestBuffers {
         self.transfer(offset, |iov, count, offset| unsafe { libc::pwritev(fd.as_raw_fd(), iov, count, offset) })
     }
 
+    /// Reads `len` bytes (at most all) from `fd` at `offset` into the front of the list, and takes them off it. What lies
+    /// past the file's end reads as zeros, unless all of it does.
+    pub fn read_front(&mut self, fd: BorrowedFd, offset: u64, len: usize) -> io::Result<()> {
+        let len = len.min(self.len);
+        // SAFETY: each iovec is valid for writes of its length (invariant).
+        let left = self.transfer_front(len, offset, |iov, count, offset| unsafe {
+            libc::preadv(fd.as_raw_fd(), iov, count, offset)
+        })?;
+        if left == len && len > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.zero_front(left);
+        Ok(())
+    }
+
+    /// Writes the first `len` bytes (at most all) of the list to `fd` at `offset`, and takes them off it.
+    pub fn write_front(&mut self, fd: BorrowedFd, offset: u64, len: usize) -> io::Result<()> {
+        let len = len.min(self.len);
+        // SAFETY: each iovec is valid for reads of its length (invariant).
+        let left = self.transfer_front(len, offset, |iov, count, offset| unsafe {
+            libc::pwritev(fd.as_raw_fd(), iov, count, offset)
+        })?;
+        if left > 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
+    }
+
+    /// Copies `bytes` to the front of the list, as many as it holds, and takes them off it.
+    pub fn fill_front(&mut self, bytes: &[u8]) {
+        let mut done = 0;
+        for v in &self.iovecs {
+            let part = v.iov_len.min(bytes.len() - done);
+            // SAFETY: the segment is valid for writes of its length (invariant) and lies in memory that no Rust object is in.
+            unsafe { std::ptr::copy_nonoverlapping(bytes[done..].as_ptr(), v.iov_base.cast(), part) };
+            done += part;
+        }
+        self.advance(done);
+    }
+
+    /// Zeroes the first `len` bytes (at most all) of the list, and takes them off it.
+    pub fn zero_front(&mut self, len: usize) {
+        let len = len.min(self.len);
+        let mut left = len;
+        for v in &self.iovecs {
+            let part = v.iov_len.min(left);
+            // SAFETY: as in `fill_front`.
+            unsafe { std::ptr::write_bytes(v.iov_base.cast::<u8>(), 0, part) };
+            left -= part;
+        }
+        self.advance(len);
+    }
+
     /// Reads once from `fd` into the list, which stays as it is. Returns the bytes read.
     pub fn read(&self, fd: BorrowedFd) -> io::Result<usize> {
         // SAFETY: each iovec is valid for writes of its length (invariant).
@@ -155,20 +205,36 @@ impl GuestBuffers {
         libc::c_int::try_from(self.iovecs.len()).unwrap_or(libc::c_int::MAX)
     }
 
-    // Short transfers are taken up where they ended; one that moves nothing is the end of the file.
     fn transfer(
         &mut self,
         offset: u64,
-        mut call: impl FnMut(*const libc::iovec, libc::c_int, i64) -> isize,
+        call: impl FnMut(*const libc::iovec, libc::c_int, i64) -> isize,
     ) -> io::Result<()> {
+        let left = self.transfer_front(self.len, offset, call)?;
+        if left > 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
+    // Short transfers are taken up where they ended; one that moves nothing is the end of the file. Returns what is left then.
+    fn transfer_front(
+        &mut self,
+        len: usize,
+        offset: u64,
+        mut call: impl FnMut(*const libc::iovec, libc::c_int, i64) -> isize,
+    ) -> io::Result<usize> {
         let mut offset = i64::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        while self.len > 0 {
-            let done = call(self.iovecs.as_ptr(), self.count(), offset);
+        let mut left = len;
+        while left > 0 {
+            let (count, beyond) = self.front(left);
+            // The last segment ends where the transfer does, for this call.
+            self.iovecs[count - 1].iov_len -= beyond;
+            let count_arg = libc::c_int::try_from(count).unwrap_or(libc::c_int::MAX);
+            let done = call(self.iovecs.as_ptr(), count_arg, offset);
+            self.iovecs[count - 1].iov_len += beyond;
             match usize::try_from(done) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(done) if done == self.len => break,
+                Ok(0) => return Ok(left),
                 Ok(bytes) => {
                     self.advance(bytes);
+                    left -= bytes.min(left);
                     offset = offset.checked_add(i64::try_from(done).unwrap_or(i64::MAX)).unwrap_or(i64::MAX);
                 }
                 Err(_) => {
@@ -179,8 +245,22 @@ impl GuestBuffers {
                 }
             }
         }
-        self.clear();
-        Ok(())
+        Ok(0)
+    }
+
+    /// How many segments the first `len` bytes (not 0, at most all) take, and how many bytes the last of these has beyond.
+    fn front(&self, len: usize) -> (usize, usize) {
+        if len == self.len {
+            return (self.iovecs.len(), 0);
+        }
+        let mut covered = 0;
+        for (index, v) in self.iovecs.iter().enumerate() {
+            covered += v.iov_len;
+            if covered >= len {
+                return (index + 1, covered - len);
+            }
+        }
+        (self.iovecs.len(), 0)
     }
 
     /// Takes the first `bytes` bytes (at most all) off the list.

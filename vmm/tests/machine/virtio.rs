@@ -176,13 +176,7 @@ fn stage(change: impl FnOnce(&mut Rig)) -> (Stage, File) {
     let content: Vec<u8> = (1..=8).flat_map(|sector| [sector; 512]).collect();
     let image = file(&content);
     let mut rig = Rig::new(bzimage(puppet::code()), 1);
-    rig.plan.disks.push(DiskPlan {
-        name: "root".to_owned(),
-        image: image.try_clone().unwrap(),
-        size: 4096,
-        readonly: false,
-        serial: None,
-    });
+    rig.plan.disks.push(DiskPlan::new("root", image.try_clone().unwrap()));
     rig.plan.rng = true;
     change(&mut rig);
     let machine = rig.build();

@@ -6,7 +6,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{ConsoleKind, FdIndex, HugePageSize, IdentityConfig};
+use crate::config::{ConsoleKind, DiskConfig, FdIndex, HugePageSize, IdentityConfig};
 
 /// A config that passes, and its files; needs a `/dev/kvm`.
 struct Good {
@@ -45,12 +45,7 @@ impl Good {
             read_write().open(dir.path().join("disk")).unwrap().into(),
             open("seed"),
         ];
-        let disk = |name: &str, index, readonly| DiskConfig {
-            name: name.into(),
-            image: FdIndex(index),
-            readonly,
-            serial: None,
-        };
+        let disk = |name, index, readonly| DiskConfig { readonly, ..DiskConfig::new(name, FdIndex(index)) };
         let config = MachineConfig {
             name: "vm".into(),
             kvm: FdIndex(KVM),
@@ -100,7 +95,6 @@ fn a_good_config_becomes_a_plan() {
     good.config.disks[0].serial = Some("D23YZ9W6WA5DJ487".into());
     let plan = check(good.config, good.fds).unwrap();
     assert_eq!((plan.vcpus, plan.memory.size), (2, 64 << 20));
-    assert_eq!(plan.disks.iter().map(|d| d.size).collect::<Vec<_>>(), [4096, 512]);
     assert_eq!(plan.disks[0].serial.unwrap(), *b"D23YZ9W6WA5DJ487\0\0\0\0");
     assert!(plan.boot.initrd.is_some() && plan.disks[1].readonly);
 }
@@ -192,7 +186,7 @@ fn a_kernel_is_a_regular_file() {
 
 #[test]
 fn a_disk_is_a_raw_image() {
-    let kind = |found| format!("disks[0].image: is {found}; a raw image file or a block device is needed");
+    let kind = |found| format!("disks[0].image: is {found}; an image file or a block device is needed");
     assert_eq!(error(|g| g.replace(DISK, File::open(g.dir.path()).unwrap())), kind("a directory"));
     assert_eq!(error(|g| g.replace(DISK, read_write().open("/dev/null").unwrap())), kind("a character device"));
     assert_eq!(error(|g| g.replace(DISK, std::io::pipe().unwrap().0)), kind("a FIFO"));
@@ -206,10 +200,25 @@ fn a_disk_is_a_raw_image() {
     });
     assert_eq!(link, kind("a symbolic link"));
     assert_eq!(error(|g| write(&g.dir.path().join("disk"), 0)), "disks[0].image: is empty");
-    assert_eq!(
-        error(|g| write(&g.dir.path().join("disk"), 1000)),
-        "disks[0].image: is 1000 bytes long, which is not a multiple of 512; pad it"
-    );
+}
+
+#[test]
+fn an_overlay_is_an_empty_file_over_an_image_that_is_only_read() {
+    let overlaid = |base: &OpenOptions, size, readonly| {
+        let mut good = Good::new();
+        good.replace(DISK, good.open("disk", base));
+        write(&good.dir.path().join("overlay"), size);
+        let overlay = good.open("overlay", &read_write());
+        good.config.disks[0].overlay = Some(FdIndex(u16::try_from(good.fds.len()).unwrap()));
+        good.config.disks[0].readonly = readonly;
+        good.fds.push(overlay.into());
+        check(good.config, good.fds).map(|plan| plan.disks[0].overlay.is_some()).map_err(|error| error.to_string())
+    };
+    let reads = OpenOptions::new().read(true).clone();
+    assert_eq!(overlaid(&reads, 0, false), Ok(true));
+    assert_eq!(overlaid(&reads, 512, false).unwrap_err(), "disks[0].overlay: is not empty");
+    assert_eq!(overlaid(&reads, 0, true).unwrap_err(), "disks[0].overlay: is of no use to a read-only disk");
+    assert_eq!(overlaid(&read_write(), 0, false).unwrap_err(), "disks[0].image: is read-only, but open for writing");
 }
 
 #[test]

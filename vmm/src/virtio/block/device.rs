@@ -35,9 +35,9 @@ pub struct Block {
 
 impl Block {
     /// A disk on `image`; `name` is for messages and thread names.
-    pub fn new(name: String, image: impl Image + 'static, serial: Option<Serial>) -> Self {
-        let config = configuration(&image);
-        Self { name, image: Arc::new(image), serial: serial.unwrap_or_default(), config, workers: Vec::new() }
+    pub fn new(name: String, image: Arc<dyn Image>, serial: Option<Serial>) -> Self {
+        let config = configuration(&*image);
+        Self { name, image, serial: serial.unwrap_or_default(), config, workers: Vec::new() }
     }
 }
 
@@ -99,7 +99,16 @@ impl VirtioDevice for Block {
     }
 
     fn reset(&mut self) {
+        if self.workers.is_empty() {
+            return;
+        }
         self.workers.clear();
+        // What the guest wrote and never flushed is still what it wrote: whoever opens the image next shall find it.
+        if !self.image.readonly()
+            && let Err(error) = self.image.flush()
+        {
+            eprintln!("disk {:?}: last flush: {error}", self.name);
+        }
     }
 
     fn pause(&mut self) {

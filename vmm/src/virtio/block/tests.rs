@@ -40,7 +40,7 @@ impl Rig {
         let content: Vec<u8> = (0..SECTORS).flat_map(|s| [u8::try_from(s).unwrap(); 512]).collect();
         file.write_all_at(&content, 0).unwrap();
         let image = RawImage::new(file.try_clone().unwrap(), readonly).unwrap();
-        let mut block = Block::new("test".into(), image, Some(*b"serial-0123456789xyz"));
+        let mut block = Block::new("test".into(), Arc::new(image), Some(*b"serial-0123456789xyz"));
         let queue = change(DriverQueue::new(&ram(), 0x1000, 64));
         let told = Arc::new(Told::default());
         block.activate(activation(&[&queue], FLUSH, &told, &events.handle)).unwrap();

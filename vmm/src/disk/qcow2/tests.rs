@@ -1,0 +1,177 @@
+//! What is refused before a guest starts, and what corruption is to a guest that runs.
+
+use std::os::unix::fs::FileExt;
+
+use crate::config::ImageFormat;
+use crate::disk::testing::{Disk, Fixture, SIZE, content, qemu_img};
+use crate::disk::{Options, open};
+
+/// Changes bytes of a fixture's image.
+fn patch(fixture: &Fixture, offset: u64, bytes: &[u8]) {
+    fixture.file(true).write_all_at(bytes, offset).unwrap();
+}
+
+fn be64(fixture: &Fixture, offset: u64) -> u64 {
+    let mut bytes = [0; 8];
+    fixture.file(false).read_exact_at(&mut bytes, offset).unwrap();
+    u64::from_be_bytes(bytes)
+}
+
+/// What an image is refused with, changed like that.
+fn refusal(change: impl FnOnce(&Fixture)) -> String {
+    let fixture = Fixture::qcow2("", &[]);
+    change(&fixture);
+    fixture.refusal()
+}
+
+/// Where the level-1 table and the first level-2 table are.
+fn tables(fixture: &Fixture) -> (u64, u64) {
+    let l1 = be64(fixture, 40);
+    (l1, be64(fixture, l1) & !(1 << 63))
+}
+
+#[test]
+fn no_image_names_a_file_of_the_host() {
+    let fixture = Fixture::raw();
+    let (base, top) = (fixture.path("base"), fixture.path("disk"));
+    std::fs::rename(&top, &base).unwrap();
+    let (base, top) = (base.to_str().unwrap(), top.to_str().unwrap());
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, top]);
+    let fixture = fixture.of(ImageFormat::Qcow2);
+    assert_eq!(
+        fixture.refusal(),
+        format!(
+            "backing file {base:?} refused: images may not name host paths; qemu-img convert makes one that stands alone"
+        )
+    );
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", "compat=0.10", "-F", "raw", "-b", base, top]);
+    assert!(fixture.refusal().starts_with("backing file \""));
+    let data = fixture.path("data");
+    let option = format!("data_file={}", data.to_str().unwrap());
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", &option, top, "1M"]);
+    assert!(fixture.refusal().starts_with(&format!("data file {data:?} refused: images may not name host paths")));
+}
+
+#[test]
+fn what_it_cannot_be_is_named() {
+    assert_eq!(refusal(|f| patch(f, 0, b"QFJ")), "is no qcow2 image");
+    assert_eq!(refusal(|f| patch(f, 7, &[4])), "qcow2 version 4 is not known; 2 and 3 are");
+    assert_eq!(refusal(|f| patch(f, 7, &[1])), "qcow2 version 1 is not known; 2 and 3 are");
+    assert!(refusal(|f| patch(f, 35, &[2])).starts_with("is encrypted"));
+    assert!(refusal(|f| patch(f, 79, &[2])).starts_with("is marked as corrupt"));
+    assert!(refusal(|f| patch(f, 79, &[16])).starts_with("needs extended L2 entries"));
+    assert!(refusal(|f| patch(f, 72, &[0x80])).starts_with("needs incompatible feature 63"));
+    assert!(refusal(|f| patch(f, 79, &[8])).starts_with("needs compression type 0"));
+    assert!(refusal(|f| patch(f, 23, &[8])).starts_with("is no sound qcow2 image: cluster size 256"));
+    assert!(refusal(|f| patch(f, 20, &[0xFF; 4])).starts_with("is no sound qcow2 image: cluster size 0"));
+    assert!(refusal(|f| patch(f, 24, &[0; 8])).starts_with("is no sound qcow2 image: disk size 0"));
+    assert!(refusal(|f| patch(f, 24, &[0x7F; 8])).starts_with("is no sound qcow2 image: disk size"));
+    assert!(refusal(|f| patch(f, 28, &[0xFF; 3])).starts_with("is no sound qcow2 image: disk size"));
+    assert!(refusal(|f| patch(f, 36, &[0xFF; 4])).starts_with("is no sound qcow2 image: number of level-1 entries"));
+    assert!(refusal(|f| patch(f, 36, &[0; 4])).starts_with("is no sound qcow2 image: number of level-1 entries 0"));
+    assert!(refusal(|f| patch(f, 56, &[0xFF; 4])).starts_with("is no sound qcow2 image: refcount table clusters"));
+    assert!(refusal(|f| patch(f, 96, &[0, 0, 0, 7])).starts_with("is no sound qcow2 image: refcount order 7"));
+    assert!(refusal(|f| patch(f, 100, &[0, 0, 0, 64])).starts_with("is no sound qcow2 image: header length 64"));
+    assert!(refusal(|f| patch(f, 100, &[0xFF; 4])).starts_with("is no sound qcow2 image: header length"));
+}
+
+#[test]
+fn what_is_cut_off_is_named() {
+    let cut = |len| refusal(|f| f.file(true).set_len(len).unwrap());
+    assert_eq!(cut(50), "is truncated: the header reaches to byte 72, the file has 50");
+    assert!(cut(105).starts_with("is truncated: the header reaches to byte 112"), "{}", cut(105));
+    assert!(cut(112).starts_with("is truncated: the file ends within the header's extensions"), "{}", cut(112));
+    assert!(cut(4096).starts_with("is truncated: the level-1 table reaches to byte"), "{}", cut(4096));
+    let half = |f: &Fixture| f.file(true).set_len(std::fs::metadata(f.path("disk")).unwrap().len() / 2).unwrap();
+    assert!(refusal(half).starts_with("is truncated: data reaches to byte"), "{}", refusal(half));
+}
+
+#[test]
+fn tables_that_lead_astray_are_refused() {
+    let l1 = |f: &Fixture, entry: u64| patch(f, tables(f).0, &entry.to_be_bytes());
+    let l2 = |f: &Fixture, index: u64, entry: u64| patch(f, tables(f).1 + 8 * index, &entry.to_be_bytes());
+    assert!(refusal(|f| l1(f, 1 << 63 | 1 << 40)).starts_with("is truncated: a level-2 table"));
+    assert!(refusal(|f| l1(f, 1 << 63 | 512)).starts_with("is corrupt: a level-2 table at byte 512"));
+    let overlap = |what: &str, text: String| {
+        assert!(text.starts_with(&format!("is corrupt: {what} overlaps something else at byte ")), "{text}");
+    };
+    overlap("a level-2 table", refusal(|f| l1(f, 1 << 63 | tables(f).0)));
+    overlap("the refcount table", refusal(|f| patch(f, 40, &be64(f, 48).to_be_bytes())));
+    overlap("data", refusal(|f| l2(f, 0, 1 << 63 | tables(f).1)));
+    overlap("data", refusal(|f| l2(f, 1, be64(f, tables(f).1))));
+    overlap("compressed data", refusal(|f| l2(f, 0, 1 << 62 | tables(f).0)));
+    assert!(refusal(|f| l2(f, 0, 1 << 63 | 1 << 44)).starts_with("is truncated: data reaches"));
+    assert!(refusal(|f| l2(f, 0, 1 << 62 | 1 << 44)).starts_with("is truncated: compressed data reaches"));
+}
+
+#[test]
+fn tables_too_large_for_a_machine_are_refused() {
+    let fixture = Fixture::raw();
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", fixture.path("disk").to_str().unwrap(), "16T"]);
+    let fixture = fixture.of(ImageFormat::Qcow2);
+    assert!(fixture.refusal().starts_with("has too many clusters of 2097152 bytes"));
+}
+
+#[test]
+fn refcounts_that_lead_astray_are_refused_to_writers() {
+    let fixture = Fixture::qcow2("", &[]);
+    let table = be64(&fixture, 48);
+    let block = be64(&fixture, table);
+    let writer = |fixture: &Fixture| {
+        let options = Options { readonly: false, ..fixture.options() };
+        open(fixture.file(true), None, options).map(|_| ()).map_err(|error| error.to_string())
+    };
+    writer(&fixture).unwrap();
+    patch(&fixture, table + 8, &block.to_be_bytes());
+    assert!(writer(&fixture).unwrap_err().starts_with("is corrupt: a refcount block overlaps something else"));
+    patch(&fixture, table + 8, &[0; 8]);
+    patch(&fixture, table + 800, &(1_u64 << 20).to_be_bytes());
+    assert!(writer(&fixture).unwrap_err().starts_with("is corrupt: a refcount block past the file's end"));
+    open(fixture.file(false), None, fixture.options()).expect("readers don't look at them");
+    patch(&fixture, 79, &[1]);
+    assert!(writer(&fixture).unwrap_err().starts_with("is marked as dirty"));
+}
+
+#[test]
+fn zstd_clusters_are_only_read() {
+    let fixture = Fixture::qcow2("compression_type=zstd", &["-c"]);
+    let disk = Disk::new(open(fixture.file(false), None, fixture.options()).unwrap());
+    assert!(disk.read(0, SIZE).unwrap() == content());
+    assert!(disk.read(65_024, 1024).unwrap() == content()[65_024..66_048]);
+    drop(disk);
+    let options = Options { readonly: false, ..fixture.options() };
+    assert!(open(fixture.file(true), None, options).unwrap_err().to_string().starts_with("has zstd clusters"));
+}
+
+/// Tables can't all be looked at beforehand, and data not at all.
+#[test]
+fn corruption_met_later_is_an_io_error() {
+    for options in ["cluster_size=4096", "cluster_size=4096,compression_type=zstd"] {
+        let fixture = Fixture::qcow2(options, &["-c"]);
+        let disk = Disk::new(open(fixture.file(false), None, fixture.options()).unwrap());
+        let entry = be64(&fixture, tables(&fixture).1);
+        let offset = entry & ((1 << 58) - 1);
+        patch(&fixture, offset, &[0xFF; 64]);
+        disk.read(0, 512).expect_err("garbage is not unpacked");
+        assert!(disk.read(8192, 4096).unwrap() == content()[8192..12288], "the rest stays readable");
+    }
+    let fixture = Fixture::qcow2("", &[]);
+    let disk = Disk::new(open(fixture.file(false), None, fixture.options()).unwrap());
+    fixture.file(true).set_len(tables(&fixture).1 + (64 << 10)).unwrap();
+    disk.read(0, SIZE).expect_err("data that is gone");
+    let disk = {
+        let fixture = Fixture::qcow2("", &[]);
+        let disk = Disk::new(open(fixture.file(false), None, fixture.options()).unwrap());
+        patch(&fixture, tables(&fixture).1, &[0x7F; 8]);
+        disk
+    };
+    disk.read(0, 512).expect_err("a table with reserved bits set");
+}
+
+#[test]
+fn features_that_a_writer_must_clear_are_cleared() {
+    let fixture = Fixture::qcow2("", &[]);
+    patch(&fixture, 95, &[1]);
+    fixture.open().write(0, &[1; 512]).unwrap();
+    assert_eq!(be64(&fixture, 88), 0);
+}
