@@ -5,7 +5,7 @@
 //!            │
 //!         service                         containerd's Task calls (v2 and v3) and its events
 //!            │
-//!          pod ── stdio                   one pod, its containers, its machine: the state machine
+//!          pod ── stdio guest_agent       one pod, its containers, its machine: the state machine
 //!            │
 //!  translate network volume launch         a spec becomes a machine, a network, open files, a process
 //!            │
@@ -19,6 +19,7 @@
 pub mod bootstrap;
 pub mod bundle;
 pub mod cgroup;
+pub mod guest_agent;
 #[allow(unsafe_code, reason = "the one place where a process is made")]
 pub mod launch;
 pub mod log;

@@ -137,6 +137,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
         disks,
         nics: Vec::new(),
         rng: true,
+        balloon: false,
         identity: IdentityConfig::default(),
         console,
     };

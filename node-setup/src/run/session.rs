@@ -177,7 +177,12 @@ impl<'a> Session<'a> {
                     note(&why.replace(char::is_control, "?"));
                 }
                 Received::Message(
-                    Event::Ready | Event::Started { .. } | Event::Paused(_) | Event::Resumed | Event::Answer { .. },
+                    Event::Ready
+                    | Event::Started { .. }
+                    | Event::Paused(_)
+                    | Event::Resumed
+                    | Event::Answer { .. }
+                    | Event::Memory(_),
                 ) => {}
                 Received::Closed => {
                     self.last_words();

@@ -134,14 +134,14 @@ fn domain(domain: &DomainSpec, rules: &mut Rules<'_>) {
         let what = "false is not supported by vireo; a machine's serial console is its pod's stdio";
         rules.refuse("domain.devices.autoattachSerialConsole", what);
     }
-    for (field, value, device) in [
-        ("autoattachGraphicsDevice", devices.autoattach_graphics_device, "graphics device"),
-        ("autoattachMemBalloon", devices.autoattach_mem_balloon, "balloon"),
-    ] {
-        if value == Some(true) {
-            let what = format!("true is not supported by vireo; there is no {device} yet");
-            rules.refuse(format_args!("domain.devices.{field}"), what);
-        }
+    if devices.autoattach_graphics_device == Some(true) {
+        let what = "true is not supported by vireo; there is no graphics device yet";
+        rules.refuse("domain.devices.autoattachGraphicsDevice", what);
+    }
+    let huge = domain.memory.as_ref().is_some_and(|memory| memory.hugepages.is_some());
+    if devices.autoattach_mem_balloon == Some(true) && huge {
+        let what = "true is not supported by vireo with memory.hugepages, which no guest gives back one by one";
+        rules.refuse("domain.devices.autoattachMemBalloon", what);
     }
 }
 

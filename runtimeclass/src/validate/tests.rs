@@ -111,6 +111,19 @@ fn each_wrong_value_is_refused_by_its_path() {
             json!(true),
             "spec.domain.devices.autoattachGraphicsDevice: true is not supported by vireo; there is no graphics device yet",
         ),
+        (
+            "/domain",
+            json!({
+                "memory": {"guest": "512Mi", "hugepages": {"pageSize": "2Mi"}},
+                "firmware": {"kernelBoot": {"container": {"kernelPath": "/boot/vmlinuz"}}},
+                "devices": {
+                    "disks": [{"name": "root"}],
+                    "interfaces": [{"name": "default", "masquerade": {}}],
+                    "autoattachMemBalloon": true,
+                },
+            }),
+            "spec.domain.devices.autoattachMemBalloon: true is not supported by vireo with memory.hugepages, which no guest gives back one by one",
+        ),
         ("/domain/devices/rng", json!({"source": "x"}), "spec.domain.devices.rng.source: unknown field"),
         (
             "/domain/devices/disks/0/disk/bus",

@@ -67,6 +67,9 @@ pub enum PodError {
     /// Its file system.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
+    /// Its guest agent's channel.
+    #[error("guest agent: a socket pair")]
+    Agent(#[source] std::io::Error),
     /// Its streams.
     #[error(transparent)]
     Stdio(#[from] StdioError),

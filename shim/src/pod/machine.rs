@@ -83,6 +83,8 @@ pub trait Machine: Debug + Send + Sync {
     async fn request(&self, request: MachineRequest) -> Result<(), CommandError>;
     /// Gives the console another client.
     fn attach_console(&self, client: UnixStream) -> Result<(), CommandError>;
+    /// Puts `client` at the guest agent's port, in the place of the one before.
+    fn attach_agent(&self, client: UnixStream) -> Result<(), CommandError>;
     /// Tells the console's size.
     fn resize_console(&self, columns: u16, rows: u16) -> Result<(), CommandError>;
     /// Ends the process at once; the outcome's code is 137.

@@ -115,6 +115,10 @@ impl Machine for Process {
         self.send("attach", &Command::AttachConsole, &[client.as_fd()])
     }
 
+    fn attach_agent(&self, client: UnixStream) -> Result<(), CommandError> {
+        self.send("attach agent", &Command::AttachAgent, &[client.as_fd()])
+    }
+
     fn resize_console(&self, columns: u16, rows: u16) -> Result<(), CommandError> {
         self.send("resize", &Command::ResizeConsole { columns, rows }, &[])
     }
@@ -223,6 +227,8 @@ impl Follower {
                 log::info!("vireo-vmm {}: the guest runs since {at} ns (CLOCK_MONOTONIC)", self.vmm.pid);
                 self.state.send_replace(State::Started);
             }
+            // Nobody asks yet.
+            Event::Memory(_) => {}
             Event::Rebooted => log::info!("vireo-vmm {}: the guest rebooted", self.vmm.pid),
             Event::Paused(reason) => {
                 let reason = match reason {

@@ -19,7 +19,7 @@ use oci_spec::runtime::{Process, Spec, User};
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
 use vireo_runtimeclass::pod::{ANNOTATION_VMI, DEFAULT_ID};
 use vireo_runtimeclass::{ParseError, parse_vmi};
-use vireo_vmm::config::{FdIndex, JailConfig, MachineConfig, NicConfig};
+use vireo_vmm::config::{FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig};
 
 use crate::network::PlannedNic;
 use crate::node_config::NodeConfig;
@@ -191,6 +191,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
         boot: boot.config,
         disks,
         nics,
+        balloon: balloon(source.spec, size.memory),
         identity,
         // A machine that nobody described gets what every guest likes to have.
         rng: source.spec.is_none_or(|spec| spec.domain.devices.rng.is_some()),
@@ -198,6 +199,12 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     // Validation allows no other strategy than Paused.
     let start_paused = source.spec.is_some_and(|spec| spec.start_strategy.is_some());
     Ok(LaunchPlan { machine, fds: fds.0, jail, start_paused })
+}
+
+/// As KubeVirt, unless it's told otherwise. Huge pages are never given back, so there it would be of no use.
+fn balloon(spec: Option<&VirtualMachineInstanceSpec>, memory: MemoryConfig) -> bool {
+    let wanted = spec.and_then(|spec| spec.domain.devices.autoattach_mem_balloon);
+    wanted.unwrap_or(true) && memory.hugepages.is_none()
 }
 
 /// The pod's user and group. Root, which is also what an image that names nobody gives, is never what a VMM becomes.

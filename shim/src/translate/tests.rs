@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use serde_json::{Value, json};
-use vireo_vmm::config::{BootConfig, ConsoleKind, HugePageSize, ImageFormat, MemoryConfig};
+use vireo_vmm::config::{BootConfig, ConsoleKind, HugePageSize, ImageFormat};
 
 use super::*;
 
@@ -301,6 +301,17 @@ fn annotations() {
     assert_eq!(chain(&refused.unwrap_err()), expected);
     let malformed = chain(&annotated_spec(&oci(json!({"vireo.dev/vmi": "{"}))).unwrap_err());
     assert!(malformed.starts_with("annotation vireo.dev/vmi: not valid JSON: EOF"), "{malformed}");
+}
+
+#[test]
+fn there_is_a_balloon_unless_it_is_not_wanted_or_of_no_use() {
+    let pod = Pod::new(DEBIAN);
+    let has = |spec: Option<&Value>| pod.translate(spec).unwrap().machine.balloon;
+    assert!(has(None));
+    assert!(has(Some(&json!({"domain": {"devices": {}}}))));
+    assert!(!has(Some(&json!({"domain": {"devices": {"autoattachMemBalloon": false}}}))));
+    let huge = json!({"domain": {"memory": {"guest": "64Mi", "hugepages": {"pageSize": "2Mi"}}, "devices": {}}});
+    assert!(!has(Some(&huge)));
 }
 
 #[test]

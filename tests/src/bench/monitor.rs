@@ -176,6 +176,7 @@ fn vireo(binary: &PathBuf, guest: &Guest) -> Result<(Process, OwnedFd)> {
         disks: Vec::new(),
         nics: Vec::new(),
         rng: false,
+        balloon: false,
         identity: IdentityConfig::default(),
         console: ConsoleKind::Serial,
     };

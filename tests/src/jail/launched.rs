@@ -52,6 +52,7 @@ fn machine(name: &str) -> MachineConfig {
         disks: Vec::new(),
         nics: Vec::new(),
         rng: false,
+        balloon: false,
         identity: IdentityConfig::default(),
         console: ConsoleKind::Serial,
     }
@@ -223,6 +224,7 @@ fn machine_with_everything() -> Result<(MachineConfig, Vec<OwnedFd>)> {
         disks: vec![disk_config],
         nics: vec![nic_config],
         rng: true,
+        balloon: true,
         boot: BootConfig::Kernel { kernel: FdIndex(1), initrd: None, cmdline: String::new() },
         ..machine("prompt")
     };

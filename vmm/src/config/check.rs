@@ -77,6 +77,9 @@ pub enum Problem {
     /// An empty string of the machine's identity, one too long, or one that would garble a terminal.
     #[error("{0:?} is not 1 to {MAX_TEXT} bytes without control characters")]
     Text(String),
+    /// A balloon over huge pages.
+    #[error("can't be had with huge pages, which no guest gives back one by one")]
+    BalloonOfHugePages,
     /// A serial that doesn't fit the device.
     #[error("{0:?} is not at most {SERIAL_LEN} printable ASCII characters")]
     Serial(String),
@@ -114,17 +117,20 @@ fn format_mac(m: [u8; 6]) -> String {
 
 /// Checks every value and takes the files that the config names; all of them must be named, each once.
 pub fn check(config: MachineConfig, fds: Vec<OwnedFd>) -> Result<MachinePlan, ConfigError> {
-    let MachineConfig { name, kvm, vcpus, memory, boot, disks, nics, rng, identity, console } = config;
+    let MachineConfig { name, kvm, vcpus, memory, boot, disks, nics, rng, balloon, identity, console } = config;
     let mut files = Files::new(fds);
     check_name("name", &name)?;
     let count = u8::try_from(vcpus).ok().filter(|n| (1..=MAX_VCPUS).contains(n));
     let vcpus = count.ok_or_else(|| wrong("vcpus", Problem::Vcpus(vcpus)))?;
     let memory = check_memory(memory)?;
+    if balloon && memory.hugepages.is_some() {
+        return Err(wrong("balloon", Problem::BalloonOfHugePages));
+    }
     let kvm = files.take(kvm).and_then(files::kvm).map_err(at("kvm"))?;
     let boot = check_boot(boot, memory, &mut files)?;
 
     // The virtio console is there whatever the console is.
-    let devices = disks.len() + nics.len() + usize::from(rng) + 1;
+    let devices = disks.len() + nics.len() + usize::from(rng) + usize::from(balloon) + 1;
     if devices > MAX_PCI_DEVICES {
         let path = if disks.len() >= nics.len() { "disks" } else { "nics" };
         return Err(wrong(path, Problem::Devices(devices)));
@@ -133,7 +139,7 @@ pub fn check(config: MachineConfig, fds: Vec<OwnedFd>) -> Result<MachinePlan, Co
     let nics = check_nics(nics, &mut files)?;
     super::identity::check(&identity)?;
     files.finish().map_err(at("fds"))?;
-    Ok(MachinePlan { name, kvm, vcpus, memory, boot, disks, nics, rng, identity, console })
+    Ok(MachinePlan { name, kvm, vcpus, memory, boot, disks, nics, rng, balloon, identity, console })
 }
 
 pub(super) fn wrong(path: impl Into<String>, problem: Problem) -> ConfigError {

@@ -40,6 +40,8 @@ pub struct MachineConfig {
     pub nics: Vec<NicConfig>,
     /// A virtio-rng device, fed from the host's getrandom.
     pub rng: bool,
+    /// A virtio-balloon device; none with huge pages.
+    pub balloon: bool,
     /// What the machine calls itself.
     pub identity: IdentityConfig,
     /// Which device the machine's console is.

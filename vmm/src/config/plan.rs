@@ -26,6 +26,8 @@ pub struct MachinePlan {
     pub nics: Vec<NicPlan>,
     /// A virtio-rng device.
     pub rng: bool,
+    /// A virtio-balloon device; RAM is of ordinary pages then.
+    pub balloon: bool,
     /// What the machine calls itself: no string is longer than [`MAX_TEXT`](super::identity::MAX_TEXT).
     pub identity: IdentityConfig,
     /// Which device the machine's console is.

@@ -2,3 +2,4 @@
 
 mod history;
 pub mod hub;
+pub mod line;

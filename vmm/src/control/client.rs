@@ -43,7 +43,7 @@ impl Client {
     }
 
     /// Gives a command and copies of `files`: those of the config for [`Command::Launch`], one for
-    /// [`Command::AttachConsole`]. [`Error::Full`] if the VMM hasn't read for long.
+    /// [`Command::AttachConsole`] and [`Command::AttachAgent`]. [`Error::Full`] if the VMM hasn't read for long.
     pub fn send(&self, command: &Command, files: &[BorrowedFd<'_>]) -> Result<(), Error> {
         self.socket.send(&socket::encode(command)?, files)
     }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{JailConfig, MachineConfig};
 use crate::machine::lifecycle::Action;
 pub use crate::pausing::PauseReason;
+pub use crate::virtio::balloon::{Report as MemoryReport, Statistics as MemoryStatistics};
 
 /// The largest packet, bytes. A config with 255 disks and a 2 KiB command line stays below a third of it.
 pub const MAX_PACKET: usize = 64 << 10;
@@ -47,6 +48,18 @@ pub enum Command {
     /// A new console client: a stream socket comes with the packet. It gets the history, then what follows; what it
     /// sends is typed into the guest.
     AttachConsole,
+    /// The guest agent's client: a stream socket comes with the packet, and takes the place of the one before. What it sends
+    /// before the guest's agent is there waits; it stays attached through resets.
+    AttachAgent,
+    /// Ask the guest to have this much of its RAM in the balloon, down to whole pages; nothing without a balloon. It holds
+    /// through resets.
+    SetBalloon {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Tell how much memory the guest uses: [`Event::Memory`] follows when the guest has answered, which it may never do, or at
+    /// once if no driver answers.
+    AskMemory,
     /// The console's size in characters, for a virtio console; a serial line has none.
     ResizeConsole {
         /// Columns.
@@ -124,6 +137,8 @@ pub enum Event {
         /// What became of it.
         answer: Answer,
     },
+    /// The guest's memory, as it was asked for.
+    Memory(MemoryReport),
     /// The machine has ended, and so does the process.
     Ended(End),
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::message::{Answer, Event, PauseReason, Request};
 use super::serve::{Body, Guest, Process, Shared, Still, chain, lock};
-use crate::machine::Machine;
 use crate::machine::lifecycle::{Action, Refusal, State};
 
 impl Body {
@@ -135,9 +134,9 @@ impl Process {
             Body::Built(_) => false,
         };
         // The old machine's memory goes before the new one's comes.
-        let machine = match Machine::build(&plan, &self.hub, &self.events) {
+        let machine = match self.build(&plan) {
             Ok(machine) => machine,
-            Err(error) => return Err(self.lost(chain(&error))),
+            Err(error) => return Err(self.lost(error)),
         };
         let body = if paused { Body::Paused(Still::Fresh(machine)) } else { Body::Built(machine) };
         let guest = Guest { plan, body, run: run + 1 };

@@ -15,10 +15,11 @@ use std::time::Duration;
 
 use vmm_sys_util::epoll::EventSet;
 
-use super::message::{Command, End, Event};
+use super::message::{Command, End, Event, MemoryReport};
 use super::server::{Received, Server};
 use crate::config::{self, JailConfig, MachineConfig, MachinePlan};
 use crate::console::hub::Hub;
+use crate::console::line::Line;
 use crate::ending::Outcome;
 use crate::event_loop::{EventLoop, Handle};
 use crate::jail;
@@ -74,12 +75,15 @@ pub(super) enum Still {
 pub(super) struct Process {
     server: Server,
     pub hub: Arc<Hub>,
+    agent: Arc<Line>,
     pub events: Handle,
     /// None before the launch and after the end.
     pub guest: Option<Guest>,
     over: Option<Verdict>,
     /// The console's columns and rows, for a machine yet to run.
     size: Option<(u16, u16)>,
+    /// What the balloon is to hold, bytes, likewise.
+    balloon: u64,
 }
 
 pub(super) type Shared = Arc<Mutex<Process>>;
@@ -90,9 +94,10 @@ pub fn serve(control: OwnedFd) -> Result<Verdict, Error> {
     let server = Server::from_fd(control)?;
     let mut events = EventLoop::new()?;
     let handle = events.handle();
-    let hub = Hub::new(handle.clone());
+    let (hub, agent) = (Hub::new(handle.clone()), Line::new(handle.clone()));
     let fd = server.as_fd().as_raw_fd();
-    let process = Arc::new(Mutex::new(Process { server, hub, events: handle, guest: None, over: None, size: None }));
+    let process = Process { server, hub, agent, events: handle, guest: None, over: None, size: None, balloon: 0 };
+    let process = Arc::new(Mutex::new(process));
     let shared = Arc::clone(&process);
     events.add(fd, EventSet::IN, move |events, _| {
         let over = lock(&shared).receive(&shared);
@@ -153,11 +158,29 @@ impl Process {
                     self.hub.attach(UnixStream::from(file));
                 }
             }
+            Command::AttachAgent => {
+                for file in files {
+                    self.agent.attach(UnixStream::from(file));
+                }
+            }
+            Command::SetBalloon { bytes } => {
+                self.balloon = bytes;
+                if let Some(running) = self.running() {
+                    running.set_balloon(bytes);
+                }
+            }
+            Command::AskMemory => {
+                let (events, process) = (self.events.clone(), Arc::clone(shared));
+                match self.running() {
+                    Some(running) => running.ask_memory(move |report| {
+                        events.run(move |_| lock(&process).tell(&Event::Memory(report)));
+                    }),
+                    None => self.tell(&Event::Memory(MemoryReport::default())),
+                }
+            }
             Command::ResizeConsole { columns, rows } => {
                 self.size = Some((columns, rows));
-                if let Some(Guest { body: Body::Running(running) | Body::Paused(Still::Running(running)), .. }) =
-                    &self.guest
-                {
+                if let Some(running) = self.running() {
                     running.resize_console(columns, rows);
                 }
             }
@@ -175,8 +198,23 @@ impl Process {
             jail::enter(jail).map_err(|e| chain(&e))?;
             seccomp::install(ThreadKind::Main).map_err(|e| chain(&e))?;
         }
-        let machine = Machine::build(&plan, &self.hub, &self.events).map_err(|e| chain(&e))?;
+        let machine = self.build(&plan)?;
         Ok((plan, machine))
+    }
+
+    /// The machine's threads, if it has any.
+    fn running(&self) -> Option<&Running> {
+        match &self.guest.as_ref()?.body {
+            Body::Running(running) | Body::Paused(Still::Running(running)) => Some(running),
+            Body::Built(_) | Body::Paused(Still::Fresh(_)) => None,
+        }
+    }
+
+    /// A new machine at the ends that outlive it.
+    pub(super) fn build(&self, plan: &MachinePlan) -> Result<Machine, String> {
+        let machine = Machine::build(plan, &self.hub, &self.events).map_err(|e| chain(&e))?;
+        machine.connect_agent(&self.agent);
+        Ok(machine)
     }
 
     /// Sets a machine running; what it reports comes back to this thread.
@@ -198,6 +236,7 @@ impl Process {
         if let Some((columns, rows)) = self.size {
             running.resize_console(columns, rows);
         }
+        running.set_balloon(self.balloon);
         Ok(running)
     }
 

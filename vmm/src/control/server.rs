@@ -14,8 +14,8 @@ pub struct Server {
 /// What [`Server::receive`] found.
 #[derive(Debug)]
 pub enum Received {
-    /// A command and the files it came with: the config's for [`Command::Launch`], one for [`Command::AttachConsole`],
-    /// none otherwise.
+    /// A command and the files it came with: the config's for [`Command::Launch`], one for [`Command::AttachConsole`]
+    /// and [`Command::AttachAgent`], none otherwise.
     Message(Command, Vec<OwnedFd>),
     /// Nothing yet.
     Empty,
@@ -67,6 +67,9 @@ fn check_files(command: &Command, got: usize) -> Result<(), Error> {
         Command::AttachConsole => ("AttachConsole", 1),
         Command::Start { .. } => ("Start", 0),
         Command::Request { .. } => ("Request", 0),
+        Command::AttachAgent => ("AttachAgent", 1),
+        Command::SetBalloon { .. } => ("SetBalloon", 0),
+        Command::AskMemory => ("AskMemory", 0),
         Command::ResizeConsole { .. } => ("ResizeConsole", 0),
     };
     if got == expected { Ok(()) } else { Err(Error::Files { command, expected, got }) }

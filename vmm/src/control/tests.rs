@@ -51,6 +51,7 @@ fn machine(disks: usize) -> MachineConfig {
         disks: (0..disks).map(disk).collect(),
         nics: Vec::new(),
         rng: true,
+        balloon: false,
         identity: IdentityConfig::default(),
         console: ConsoleKind::Serial,
     }

@@ -14,6 +14,7 @@ use crate::boot;
 use crate::bus::Bus;
 use crate::config::MachinePlan;
 use crate::console::hub::Hub;
+use crate::console::line::{Channel, Line};
 use crate::ending::Ending;
 use crate::event_loop;
 use crate::interrupts::Interrupts;
@@ -141,6 +142,14 @@ impl Machine {
     /// Presses the ACPI power button of a machine that doesn't run yet.
     pub fn power_button(&self) {
         self.devices.acpi_pm.power_button();
+    }
+
+    /// Puts `line` behind the guest agent's port.
+    pub fn connect_agent(&self, line: &Arc<Line>) {
+        let port = &self.devices.hosts.console.agent;
+        port.bind(Arc::clone(line) as _);
+        let channel: Arc<dyn Channel> = Arc::new(port.clone());
+        line.bind(&channel);
     }
 
     /// Its ports, for more devices.

@@ -17,8 +17,9 @@ use crate::platform::pvpanic::Pvpanic;
 use crate::platform::reset::{I8042, ResetControl};
 use crate::platform::rtc::Rtc;
 use crate::platform::serial::Serial;
+use crate::virtio::balloon::{Balloon, BalloonControl};
 use crate::virtio::block::Block;
-use crate::virtio::console::{Backend, Console, Port};
+use crate::virtio::console::{Backend, Console, Ports};
 use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 
@@ -65,8 +66,14 @@ pub(super) struct Devices {
     pub mmio: Arc<Bus>,
     pub acpi_pm: Arc<AcpiPm>,
     pub pci: Arc<PciRoot>,
-    /// The virtio console's host side.
-    pub console: Port,
+    pub hosts: Hosts,
+}
+
+/// The host's sides of virtio devices.
+#[derive(Debug)]
+pub(super) struct Hosts {
+    pub console: Ports,
+    pub balloon: Option<BalloonControl>,
 }
 
 impl Devices {
@@ -83,8 +90,8 @@ impl Devices {
         mmio.insert(layout::ECAM_START, layout::ECAM_SIZE, pci.ecam())?;
         let reset = Arc::new(ResetControl::new(Arc::clone(ending)));
         ports.insert(port::PCI_CONFIG.into(), 8, pci.config_ports(reset))?;
-        let console = plug_virtio(plan, hub, &pci)?;
-        Ok(Self { ports, mmio, acpi_pm, pci, console })
+        let hosts = plug_virtio(plan, hub, &pci)?;
+        Ok(Self { ports, mmio, acpi_pm, pci, hosts })
     }
 }
 
@@ -118,8 +125,9 @@ fn wire_board(
     Ok(acpi_pm)
 }
 
-/// The virtio devices, each in the next PCI slot: disks, network cards, the entropy source, the console.
-fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result<Port, DeviceError> {
+/// The virtio devices, each in the next PCI slot: disks, network cards, the entropy source, the console, the
+/// balloon.
+fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result<Hosts, DeviceError> {
     let host = |kind, name: &String, what| {
         let name = name.clone();
         move |source| DeviceError::Host { kind, name, what, source }
@@ -140,10 +148,13 @@ fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result
         pci.add_virtio(Box::new(Rng::new()))?;
     }
     let is_console = plan.console == ConsoleKind::Virtio;
-    let (console, port) = Console::new(is_console.then(|| Arc::clone(hub) as Arc<dyn Backend>));
+    let (console, ports) = Console::new();
     if is_console {
-        hub.bind_input(Arc::new(port.clone()));
+        ports.console.bind(Arc::clone(hub) as Arc<dyn Backend>);
+        hub.bind_input(Arc::new(ports.console.clone()));
     }
     pci.add_virtio(Box::new(console))?;
-    Ok(port)
+    let balloon = plan.balloon.then(Balloon::new);
+    let balloon = balloon.map(|(device, control)| pci.add_virtio(Box::new(device)).map(|()| control)).transpose()?;
+    Ok(Hosts { console: ports, balloon })
 }

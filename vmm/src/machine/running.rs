@@ -21,6 +21,7 @@ use crate::pausing::PauseReason;
 use crate::platform::generation_id::GenerationId;
 use crate::vcpu::gate::Gate;
 use crate::vcpu::kick;
+use crate::virtio::balloon::Report;
 use crate::worker::STACK_SIZE;
 
 /// Why a machine could not be set running.
@@ -96,7 +97,22 @@ impl Running {
 
     /// Tells the guest the size of its virtio console.
     pub fn resize_console(&self, columns: u16, rows: u16) {
-        self.devices.console.resize(columns, rows);
+        self.devices.hosts.console.console.resize(columns, rows);
+    }
+
+    /// Asks the guest to have `bytes` of its RAM in the balloon, if there is one.
+    pub fn set_balloon(&self, bytes: u64) {
+        if let Some(balloon) = &self.devices.hosts.balloon {
+            balloon.set_target(bytes);
+        }
+    }
+
+    /// Asks the guest how much memory it uses. `answer` is called once it has told, on any thread; at once if it can't.
+    pub fn ask_memory(&self, answer: impl FnOnce(Report) + Send + 'static) {
+        match &self.devices.hosts.balloon {
+            Some(balloon) => balloon.ask(answer),
+            None => answer(Report::default()),
+        }
     }
 
     /// Pauses every vCPU and device; when it returns nothing of the machine runs, and no I/O is under way. Not to be called on a

@@ -21,6 +21,10 @@ pub enum DeviceId {
     Console = 3,
     /// Entropy source.
     Rng = 4,
+    /// Memory balloon.
+    Balloon = 5,
+    /// Socket device.
+    Vsock = 19,
 }
 
 /// How a device tells its driver something.

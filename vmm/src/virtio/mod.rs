@@ -3,6 +3,7 @@
 //! Each device is a folder: `device` is what the transport talks to, `request` reads what the driver wrote (pure, but for
 //! guest memory), and a worker serves the queues, on a thread of its own or on the machine's event thread ([`served`]).
 
+pub mod balloon;
 pub mod block;
 pub mod console;
 pub mod device;

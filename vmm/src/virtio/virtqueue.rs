@@ -148,14 +148,26 @@ impl Virtqueue {
     pub fn drain<'r>(
         &mut self,
         ram: &'r Ram,
+        serve: impl FnMut(Chain<'r>) -> Result<u32, Broken>,
+    ) -> Result<(), Broken> {
+        self.drain_while(ram, || true, serve)
+    }
+
+    /// The same while `room` says so; without room the rest waits for the next call, which no kick may bring about.
+    pub fn drain_while<'r>(
+        &mut self,
+        ram: &'r Ram,
+        room: impl Fn() -> bool,
         mut serve: impl FnMut(Chain<'r>) -> Result<u32, Broken>,
     ) -> Result<(), Broken> {
         let mut left = BUDGET;
         loop {
             self.disable_kicks(ram)?;
-            while left > 0
-                && let Some(chain) = self.pop(ram)?
-            {
+            while left > 0 {
+                if !room() {
+                    return self.signal(ram);
+                }
+                let Some(chain) = self.pop(ram)? else { break };
                 let head = chain.head_index();
                 let len = serve(chain)?;
                 self.add_used(ram, head, len)?;

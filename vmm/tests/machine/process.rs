@@ -8,7 +8,7 @@ use std::process::{Child, Command as Process, Stdio};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use vireo_vmm::config::MachineConfig;
 use vireo_vmm::control::client::{Client, Received};
-use vireo_vmm::control::message::{Answer, Command, End, Event, PauseReason, Request};
+use vireo_vmm::control::message::{Answer, Command, End, Event, MemoryReport, PauseReason, Request};
 
 use super::payload::{elf, file, payload};
 use super::rig::{LIMIT, config, expect, type_in, wait_until};
@@ -226,4 +226,19 @@ fn a_machine_started_paused_starts_when_resumed() {
     vmm.done(Request::Resume, &[Event::Resumed]);
     assert!(matches!(vmm.event(), Event::Started { .. }));
     expect(&mut console, ">");
+}
+
+#[test]
+fn memory_is_told_when_asked_for() {
+    let vmm = Vmm::spawn();
+    let (mut machine, files) = config(elf(prompt()), 1);
+    machine.balloon = true;
+    vmm.launch((machine, files));
+    assert_eq!(vmm.event(), Event::Ready);
+    vmm.client().send(&Command::SetBalloon { bytes: 1 << 20 }, &[]).unwrap();
+    vmm.client().send(&Command::Start { paused: false }, &[]).unwrap();
+    assert!(matches!(vmm.event(), Event::Started { .. }));
+    vmm.client().send(&Command::AskMemory, &[]).unwrap();
+    let report = MemoryReport { target: 1 << 20, actual: 0, statistics: None };
+    assert_eq!(vmm.event(), Event::Memory(report), "this guest has no driver");
 }

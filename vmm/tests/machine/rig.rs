@@ -38,6 +38,7 @@ pub fn config(kernel: File, vcpus: u32) -> (MachineConfig, Vec<OwnedFd>) {
         disks: Vec::new(),
         nics: Vec::new(),
         rng: false,
+        balloon: false,
         identity: IdentityConfig::default(),
         console: ConsoleKind::Serial,
     };

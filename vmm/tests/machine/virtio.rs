@@ -2,10 +2,14 @@
 //! ioeventfd, heard by MSI-X.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 
 use vireo_vmm::config::{ConsoleKind, DiskPlan};
+use vireo_vmm::console::line::Line;
 use vireo_vmm::ending::Outcome;
+use vireo_vmm::machine::Machine;
 
 use super::payload::{bzimage, file};
 use super::puppet::{self, Puppet, VECTOR};
@@ -173,6 +177,11 @@ struct Stage {
 
 /// A machine with a disk of 8 sectors, whose vCPU is a puppet.
 fn stage(change: impl FnOnce(&mut Rig)) -> (Stage, File) {
+    stage_with(change, |_, _| {})
+}
+
+/// The same, with something done to the machine before it runs.
+fn stage_with(change: impl FnOnce(&mut Rig), prepare: impl FnOnce(&Rig, &Machine)) -> (Stage, File) {
     let content: Vec<u8> = (1..=8).flat_map(|sector| [sector; 512]).collect();
     let image = file(&content);
     let mut rig = Rig::new(bzimage(puppet::code()), 1);
@@ -181,6 +190,7 @@ fn stage(change: impl FnOnce(&mut Rig)) -> (Stage, File) {
     change(&mut rig);
     let machine = rig.build();
     let cpu = Puppet::attach(&machine);
+    prepare(&rig, &machine);
     let run = rig.run(machine);
     (Stage { rig, cpu, run }, image)
 }
@@ -264,6 +274,73 @@ fn a_virtio_console_reaches_the_hub_and_follows_its_size() {
     stage.run.running().resize_console(100, 40);
     stage.cpu.wait_interrupt();
     assert_eq!(stage.cpu.read(console.common + 0x2000, 4), 0x28_0064);
+    stage.end();
+}
+
+#[test]
+fn the_guest_agents_port_carries_bytes_between_guest_and_host() {
+    let line = std::cell::OnceCell::new();
+    let (stage, _image) = stage_with(
+        |_| {},
+        |rig, machine| {
+            let agent = line.get_or_init(|| Line::new(rig.events.clone()));
+            machine.connect_agent(agent);
+        },
+    );
+    let (mut client, theirs) = UnixStream::pair().unwrap();
+    client.set_read_timeout(Some(super::rig::LIMIT)).unwrap();
+    line.get().unwrap().attach(theirs);
+    let console = Driver::find(&stage.cpu, 0x1043);
+    console.start(3, 6);
+    let (mut said, mut heard) = (0, 0);
+    let mut say = |port: u32, event: u32, value: u32| {
+        stage.cpu.write(DATA, 4, port);
+        stage.cpu.write(DATA + 4, 4, value << 16 | event);
+        console.offer(3, said, &[(DATA, 8, false)]);
+        console.wait(3, said);
+        said += 1;
+    };
+    let mut hear = || {
+        console.offer(2, heard, &[(DATA + 0x100, 64, true)]);
+        let len = console.wait(2, heard);
+        heard += 1;
+        let word = |at| stage.cpu.read(DATA + 0x100 + at, 4);
+        (len, word(0), word(4), word(8))
+    };
+    say(u32::MAX, 0, 1);
+    assert_eq!((hear().2, hear().2), (1, 1), "PORT_ADD");
+    say(1, 3, 1);
+    assert_eq!(hear(), (30, 1, 1 << 16 | 7, u32::from_le_bytes(*b"org.")), "PORT_NAME");
+    assert_eq!(hear().2, 1 << 16 | 6, "PORT_OPEN: the host's side is there");
+    say(1, 6, 1);
+    client.write_all(b"ping").unwrap();
+    console.offer(4, 0, &[(DATA + 0x200, 16, true)]);
+    assert_eq!(console.wait(4, 0), 4);
+    assert_eq!(stage.cpu.read(DATA + 0x200, 4), u32::from_le_bytes(*b"ping"));
+    console.offer(5, 0, &[(DATA + 0x200, 4, false)]);
+    console.wait(5, 0);
+    expect(&mut client, "ping");
+    stage.end();
+}
+
+#[test]
+fn a_guest_gives_pages_back_and_finds_them_empty() {
+    let (stage, _image) = stage(|rig| rig.plan.balloon = true);
+    let balloon = Driver::find(&stage.cpu, 0x1045);
+    balloon.start(0x26, 4);
+    for page in 0x380..0x383 {
+        stage.cpu.write(page << 12, 4, page);
+    }
+    stage.cpu.write(DATA, 4, 0x381);
+    balloon.offer(0, 0, &[(DATA, 4, false)]);
+    balloon.wait(0, 0);
+    let pages = [0x380_000, 0x381_000, 0x382_000].map(|at| stage.cpu.read(at, 4));
+    assert_eq!(pages, [0x380, 0, 0x382]);
+    balloon.offer(3, 0, &[(0x380_000, 0x1000, true)]);
+    balloon.wait(3, 0);
+    assert_eq!(stage.cpu.read(0x380_000, 4), 0);
+    stage.cpu.write(0x381_000, 4, 7);
+    assert_eq!(stage.cpu.read(0x381_000, 4), 7, "touched again, it is a page as before");
     stage.end();
 }
 

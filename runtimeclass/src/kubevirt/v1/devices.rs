@@ -26,7 +26,7 @@ pub struct Devices {
     /// There is no graphics device: false, or left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoattach_graphics_device: Option<bool>,
-    /// There is no balloon: false, or left out.
+    /// Attach a memory balloon (default true, but not over huge pages).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoattach_mem_balloon: Option<bool>,
 }

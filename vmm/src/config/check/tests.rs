@@ -59,6 +59,7 @@ impl Good {
             disks: vec![disk("root", DISK, false), disk("seed", SEED, true)],
             nics: Vec::new(),
             rng: true,
+            balloon: false,
             identity: IdentityConfig::default(),
             console: ConsoleKind::Serial,
         };
@@ -299,4 +300,13 @@ fn the_bus_has_31_slots() {
         g.config.disks = vec![disk; 30];
     });
     assert_eq!(text, "disks: 32 devices don't fit in the 31 slots of the PCI bus");
+}
+
+#[test]
+fn a_balloon_of_huge_pages_is_refused() {
+    let mut good = Good::new();
+    good.config.balloon = true;
+    good.config.memory.hugepages = Some(HugePageSize::Size2M);
+    let error = check(good.config, good.fds).unwrap_err();
+    assert_eq!(error.path, "balloon");
 }

@@ -1,27 +1,42 @@
-//! The console device and its port's host side.
+//! The console device and its ports' host side.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::request;
+use super::control::{PortKind, Protocol};
+use super::lanes::{Control, Lane, Lanes, Place};
 use crate::console::hub::{Hub, Input};
-use crate::event_loop;
-use crate::memory::GuestRam;
-use crate::virtio::device::{ActivateError, Activation, ActiveQueue, DeviceId, Notify, VirtioDevice, read_bytes};
+use crate::console::line::{Channel, Line};
+use crate::virtio::device::{ActivateError, Activation, DeviceId, Notify, VirtioDevice, read_bytes};
 use crate::virtio::served::Served;
-use crate::virtio::virtqueue::{Broken, Virtqueue};
+use crate::virtio::virtqueue::Virtqueue;
 
 /// The configuration space has the console's size (virtio 1.3 §5.3.3).
 const FEATURE_SIZE: u64 = 1;
-/// Queues of port 0.
-const RECEIVE: u16 = 0;
-const TRANSMIT: u16 = 1;
-const QUEUE_SIZES: [u16; 2] = [64, 64];
+/// More than one port, and control queues.
+const FEATURE_MULTIPORT: u64 = 1 << 1;
 
-/// Where the console's output goes and its input comes from. Called on the event thread.
+/// Where the stock QEMU guest agent listens.
+pub const AGENT: &str = "org.qemu.guest_agent.0";
+/// The ports, by number.
+const PORTS: [PortKind; 2] = [PortKind::Console, PortKind::Named(AGENT)];
+const CONSOLE_PORT: usize = 0;
+const AGENT_PORT: usize = 1;
+/// Queues by index (virtio 1.3 §5.3.2): those of port 0, control, those of port 1; receive before transmit. Drivers fill every
+/// receive queue with pages of theirs.
+const QUEUE_SIZES: [u16; 6] = [64, 64, 16, 16, 32, 32];
+const PORT_QUEUES: [[u16; 2]; PORTS.len()] = [[0, 1], [4, 5]];
+const CONTROL_QUEUES: [u16; 2] = [2, 3];
+
+/// Where a port's output goes and its input comes from. Called on the event thread.
 pub trait Backend: Send + Sync {
     /// Takes what the guest wrote; never blocks.
     fn output(&self, bytes: &[u8]);
+    /// Whether more output is welcome. Where it isn't, [`Port::output_ready`] says when it is again.
+    fn has_room(&self) -> bool {
+        true
+    }
     /// The guest has room for input: [`Port::offer`] what is waiting.
     fn input_ready(&self);
 }
@@ -32,58 +47,140 @@ pub struct Console {
     shared: Arc<Shared>,
 }
 
-/// The host's side of port 0. Clones are the same port.
+/// The host's side of one port. Clones are the same port.
 #[derive(Debug, Clone)]
-pub struct Port(Arc<Shared>);
+pub struct Port {
+    shared: Arc<Shared>,
+    index: usize,
+}
 
+/// The host's sides of all ports.
+#[derive(Debug, Clone)]
+pub struct Ports {
+    /// `hvc0`.
+    pub console: Port,
+    /// [`AGENT`].
+    pub agent: Port,
+}
+
+#[derive(Debug, Default)]
 struct Shared {
-    /// None: output goes nowhere, and there is no input.
-    backend: Option<Arc<dyn Backend>>,
-    /// Columns and rows; zero until the host tells.
-    size: Mutex<(u16, u16)>,
+    host: Mutex<Host>,
     live: Mutex<Option<Live>>,
+}
+
+/// The host's side, whether a driver is there or not.
+#[derive(Default)]
+struct Host {
+    /// None: output goes nowhere, and there is no input.
+    backends: [Option<Arc<dyn Backend>>; PORTS.len()],
+    /// Somebody listens to the port.
+    open: [bool; PORTS.len()],
+    /// Columns and rows; zero until the host tells.
+    size: (u16, u16),
 }
 
 #[derive(Debug)]
 struct Live {
-    served: Served<Streams>,
+    served: Served<Lanes>,
     notify: Arc<dyn Notify>,
 }
 
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("size", &self.size).field("live", &self.live).finish_non_exhaustive()
+impl Host {
+    /// The conversation with a driver that has just come.
+    fn protocol(&self) -> Protocol {
+        let mut protocol = Protocol::new(&PORTS);
+        for (port, open) in self.open.into_iter().enumerate() {
+            protocol.set_host_open(port, open);
+        }
+        if self.size != (0, 0) {
+            protocol.set_size(self.size.0, self.size.1);
+        }
+        protocol
     }
 }
 
-impl Shared {
-    fn set_paused(&self, paused: bool) {
-        if let Some(live) = &*self.live.lock().unwrap_or_else(PoisonError::into_inner) {
-            live.served.set_paused(paused);
+impl Place {
+    fn of(queue: u16) -> Self {
+        let port = PORT_QUEUES.iter().position(|queues| queues.contains(&queue));
+        match port {
+            None => Self::Control,
+            Some(port) if PORT_QUEUES[port][0] == queue => Self::Receive(port),
+            Some(port) => Self::Transmit(port),
         }
     }
 }
 
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("open", &self.open).field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for dyn Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Backend")
+    }
+}
+
+impl Shared {
+    fn host(&self) -> MutexGuard<'_, Host> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live(&self) -> MutexGuard<'_, Option<Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_paused(&self, paused: bool) {
+        if let Some(live) = &*self.live() {
+            live.served.set_paused(paused);
+        }
+    }
+
+    /// Works on the queues, if a driver is there.
+    fn with<R>(&self, work: impl FnOnce(&mut Lanes) -> R) -> Option<R> {
+        self.live().as_ref().and_then(|live| live.served.with(work))
+    }
+}
+
 impl Console {
-    /// An inactive console and its port. Without a backend the guest's output goes nowhere.
-    pub fn new(backend: Option<Arc<dyn Backend>>) -> (Self, Port) {
-        let shared = Arc::new(Shared { backend, size: Mutex::default(), live: Mutex::default() });
-        (Self { shared: Arc::clone(&shared) }, Port(shared))
+    /// An inactive console and its ports, to which nobody listens yet.
+    pub fn new() -> (Self, Ports) {
+        let shared = Arc::<Shared>::default();
+        let port = |index| Port { shared: Arc::clone(&shared), index };
+        (Self { shared: Arc::clone(&shared) }, Ports { console: port(CONSOLE_PORT), agent: port(AGENT_PORT) })
     }
 }
 
 impl Port {
+    /// The guest's output goes to `backend`, before a driver is there.
+    pub fn bind(&self, backend: Arc<dyn Backend>) {
+        self.shared.host().backends[self.index] = Some(backend);
+    }
+
     /// Gives the guest input; returns how many bytes it had room for. When that isn't all, [`Backend::input_ready`] will
     /// follow.
     pub fn offer(&self, bytes: &[u8]) -> usize {
-        let live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.as_ref().and_then(|live| live.served.with(|streams| streams.offer(bytes))).unwrap_or(0)
+        self.shared.with(|lanes| lanes.offer(self.index, bytes)).unwrap_or(0)
+    }
+
+    /// The backend has room for output again.
+    pub fn output_ready(&self) {
+        self.shared.with(|lanes| lanes.transmit(self.index));
+    }
+
+    /// Tells the guest whether anybody listens on this side.
+    pub fn set_open(&self, open: bool) {
+        self.shared.host().open[self.index] = open;
+        self.shared.with(|lanes| lanes.change(|protocol| protocol.set_host_open(self.index, open)));
     }
 
     /// Tells the guest the size of the terminal.
     pub fn resize(&self, columns: u16, rows: u16) {
-        *self.0.size.lock().unwrap_or_else(PoisonError::into_inner) = (columns, rows);
-        if let Some(live) = &*self.0.live.lock().unwrap_or_else(PoisonError::into_inner) {
+        self.shared.host().size = (columns, rows);
+        if let Some(live) = &*self.shared.live() {
+            live.served.with(|lanes| lanes.change(|protocol| protocol.set_size(columns, rows)));
             live.notify.config();
         }
     }
@@ -92,6 +189,30 @@ impl Port {
 impl Input for Port {
     fn offer(&self, bytes: &[u8]) -> usize {
         self.offer(bytes)
+    }
+}
+
+impl Channel for Port {
+    fn output_ready(&self) {
+        self.output_ready();
+    }
+
+    fn set_open(&self, open: bool) {
+        self.set_open(open);
+    }
+}
+
+impl Backend for Line {
+    fn output(&self, bytes: &[u8]) {
+        self.write(bytes);
+    }
+
+    fn has_room(&self) -> bool {
+        self.has_room()
+    }
+
+    fn input_ready(&self) {
+        self.input_ready();
     }
 }
 
@@ -111,7 +232,7 @@ impl VirtioDevice for Console {
     }
 
     fn features(&self) -> u64 {
-        FEATURE_SIZE
+        FEATURE_SIZE | FEATURE_MULTIPORT
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -120,41 +241,55 @@ impl VirtioDevice for Console {
 
     /// `struct virtio_console_config`: cols, rows, max_nr_ports, emerg_wr (virtio 1.3 §5.3.4).
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let (columns, rows) = *self.shared.size.lock().unwrap_or_else(PoisonError::into_inner);
+        let (columns, rows) = self.shared.host().size;
+        let ports = u32::try_from(PORTS.len()).unwrap_or(1);
         let mut config = [0; 12];
         config[..2].copy_from_slice(&columns.to_le_bytes());
         config[2..4].copy_from_slice(&rows.to_le_bytes());
-        config[4..8].copy_from_slice(&1_u32.to_le_bytes());
+        config[4..8].copy_from_slice(&ports.to_le_bytes());
         read_bytes(&config, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let Activation { ram, queues, notify, events, .. } = activation;
-        let mut queues = queues.into_iter();
-        let mut take = |index: u16| {
-            let queue = queues.next().filter(|q: &ActiveQueue| q.index == index);
-            Ok(Virtqueue::new(queue.ok_or(ActivateError::MissingQueue(index))?, Arc::clone(&notify)))
-        };
-        let (receive, transmit) = (take(RECEIVE)?, take(TRANSMIT)?);
-        let host = |source| ActivateError::Host { what: "console queue's eventfd", source };
-        let kicks = [receive.kick().try_clone().map_err(host)?, transmit.kick().try_clone().map_err(host)?];
-        let backend = self.shared.backend.clone();
-        let streams = Streams { ram, receive, transmit, backend, events: events.clone(), broken: false };
-        let served = Served::new(&events, streams, &[&kicks[0], &kicks[1]], |streams, index| match index {
-            0 => streams.receive_kicked(),
-            _ => streams.transmit_kicked(),
-        });
-        let live = Live { served: served.map_err(host)?, notify };
-        *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(live);
-        // Input may have waited for the guest to come up.
-        if let Some(backend) = self.shared.backend.clone() {
-            events.run(move |_| backend.input_ready());
+        let Activation { ram, features, queues, notify, events, .. } = activation;
+        let host_error = |source| ActivateError::Host { what: "console queue's eventfd", source };
+        let kicks = queues.iter().map(|queue| queue.kick.try_clone()).collect::<Result<Vec<_>, _>>();
+        let kicks = kicks.map_err(host_error)?;
+        let places = queues.iter().map(|queue| Place::of(queue.index)).collect();
+        let mut queues = queues.into_iter().map(|queue| (queue.index, Virtqueue::new(queue, Arc::clone(&notify))));
+        let mut queues: BTreeMap<u16, Virtqueue> = queues.by_ref().collect();
+        let mut take = |index| queues.remove(&index).ok_or(ActivateError::MissingQueue(index));
+
+        let host = self.shared.host();
+        let mut lanes = Vec::new();
+        for (port, backend) in host.backends.iter().enumerate() {
+            let [receive, transmit] = PORT_QUEUES[port];
+            // Without MULTIPORT there is port 0 alone; with it a driver may leave out those that it doesn't know.
+            lanes.push(match (take(receive), take(transmit)) {
+                (Ok(receive), Ok(transmit)) => Some(Lane { receive, transmit, backend: backend.clone() }),
+                (Err(missing), _) | (_, Err(missing)) if port == CONSOLE_PORT => return Err(missing),
+                _ => None,
+            });
         }
+        let control = if features & FEATURE_MULTIPORT != 0 {
+            let [receive, transmit] = CONTROL_QUEUES;
+            let protocol = host.protocol();
+            Some(Control { receive: take(receive)?, transmit: take(transmit)?, protocol })
+        } else {
+            None
+        };
+        drop(host);
+        let lanes = Lanes { ram, ports: lanes, control, places, events: events.clone(), broken: false };
+        // Input may have waited for the guest to come up.
+        (0..PORTS.len()).for_each(|port| lanes.input_ready(port));
+        let kicks: Vec<_> = kicks.iter().collect();
+        let served = Served::new(&events, lanes, &kicks, Lanes::kicked).map_err(host_error)?;
+        *self.shared.live() = Some(Live { served, notify });
         Ok(())
     }
 
     fn reset(&mut self) {
-        *self.shared.live.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.shared.live() = None;
     }
 
     fn pause(&mut self) {
@@ -164,85 +299,5 @@ impl VirtioDevice for Console {
     /// Input that came meanwhile is offered once more: the kicks that follow say that there is room.
     fn resume(&mut self) {
         self.shared.set_paused(false);
-    }
-}
-
-/// The running queues.
-struct Streams {
-    ram: GuestRam,
-    receive: Virtqueue,
-    transmit: Virtqueue,
-    backend: Option<Arc<dyn Backend>>,
-    events: event_loop::Handle,
-    broken: bool,
-}
-
-impl fmt::Debug for Streams {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Streams")
-            .field("receive", &self.receive)
-            .field("transmit", &self.transmit)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Streams {
-    fn receive_kicked(&mut self) {
-        // Not from here: the backend offers at once, and this state is locked.
-        if let Some(backend) = self.backend.clone() {
-            self.events.run(move |_| backend.input_ready());
-        }
-    }
-
-    fn transmit_kicked(&mut self) {
-        let (ram, backend) = (&*self.ram, &self.backend);
-        if !self.broken {
-            let done = self.transmit.drain(ram, |chain| {
-                request::transmit(ram, chain, |bytes| {
-                    if let Some(backend) = backend {
-                        backend.output(bytes);
-                    }
-                })?;
-                Ok(0)
-            });
-            self.check(&done);
-        }
-    }
-
-    fn offer(&mut self, bytes: &[u8]) -> usize {
-        let mut taken = 0;
-        if !self.broken {
-            let done = self.give(bytes, &mut taken);
-            self.check(&done);
-        }
-        taken
-    }
-
-    fn give(&mut self, bytes: &[u8], taken: &mut usize) -> Result<(), Broken> {
-        let queue = &mut self.receive;
-        queue.disable_kicks(&self.ram)?;
-        while *taken < bytes.len() {
-            let Some(chain) = queue.pop(&self.ram)? else {
-                if queue.enable_kicks(&self.ram)? {
-                    continue;
-                }
-                break;
-            };
-            let head = chain.head_index();
-            let len = request::receive(&self.ram, chain, &bytes[*taken..])?;
-            if len == 0 {
-                return Err(Broken::Request("a console buffer has no room"));
-            }
-            *taken += len;
-            queue.add_used(&self.ram, head, u32::try_from(len).unwrap_or(u32::MAX))?;
-        }
-        queue.signal(&self.ram)
-    }
-
-    fn check(&mut self, done: &Result<(), Broken>) {
-        if done.is_err() {
-            self.broken = true;
-            self.transmit.fail();
-        }
     }
 }

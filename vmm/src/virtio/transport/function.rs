@@ -363,8 +363,8 @@ fn identity(id: DeviceId) -> Identity {
     let class = match id {
         DeviceId::Net => 0x02_00_00,
         DeviceId::Block => 0x01_80_00,
-        DeviceId::Console => 0x07_80_00,
-        DeviceId::Rng => 0xFF_00_00,
+        DeviceId::Console | DeviceId::Vsock => 0x07_80_00,
+        DeviceId::Rng | DeviceId::Balloon => 0xFF_00_00,
     };
     Identity {
         vendor: VENDOR,

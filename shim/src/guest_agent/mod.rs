@@ -1,0 +1,176 @@
+//! A client of the stock QEMU guest agent (`qemu-ga`), which listens to JSON lines on the port `org.qemu.guest_agent.0`.
+//!
+//! The agent is the guest's, so nothing that it says is believed, waited for without a deadline, or kept without a bound.
+//!
+//! States: out of step → [`GuestAgent::sync`] → in step; a reply that doesn't come, or makes no sense, leads back. An agent that
+//! isn't there yet is waited for by `sync` with no deadline: what is sent to it waits at the machine's port.
+
+mod messages;
+mod replies;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+pub use messages::{Info, OsInfo};
+pub use replies::{MAX_REPLY, Replies, ReplyError, read};
+
+use crate::log::bounded;
+
+/// How long an agent may take to answer a question about its guest.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Bytes read at once.
+const READ_SIZE: usize = 4096;
+/// The longest text of an agent's that is passed on, bytes.
+const MAX_TEXT: usize = 256;
+
+/// Why an agent didn't do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The machine is gone, or another client has the port.
+    #[error("guest agent: the channel is closed")]
+    Closed,
+    /// The channel is broken.
+    #[error("guest agent: the channel")]
+    Io(#[from] io::Error),
+    /// Nothing came.
+    #[error("guest agent: no answer to {command} within {limit:?}; is qemu-guest-agent installed and running?")]
+    NoAnswer {
+        /// The question.
+        command: &'static str,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// What came is of no use.
+    #[error("guest agent: {command}")]
+    Reply {
+        /// The question.
+        command: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: ReplyError,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct GuestAgent {
+    stream: UnixStream,
+    replies: Replies,
+    /// Whether the next reply belongs to the next question.
+    in_step: bool,
+    /// The id of the last sync.
+    id: u32,
+}
+
+impl GuestAgent {
+    /// A client, and what is to be put at the machine's port. Needs a tokio runtime.
+    pub fn pair() -> io::Result<(Self, std::os::unix::net::UnixStream)> {
+        let (ours, port) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        Ok((Self::new(UnixStream::from_std(ours)?), port))
+    }
+
+    fn new(stream: UnixStream) -> Self {
+        Self { stream, replies: Replies::default(), in_step: false, id: 0 }
+    }
+
+    /// Whether it answers.
+    pub async fn ping(&mut self) -> Result<(), AgentError> {
+        self.ask::<serde::de::IgnoredAny>("guest-ping").await.map(|_| ())
+    }
+
+    /// Which agent it is.
+    pub async fn info(&mut self) -> Result<Info, AgentError> {
+        self.ask("guest-info").await
+    }
+
+    /// Which system the guest is.
+    pub async fn os_info(&mut self) -> Result<OsInfo, AgentError> {
+        self.ask("guest-get-osinfo").await
+    }
+
+    /// Gets in step with the agent, however long it takes to come.
+    pub async fn sync(&mut self) -> Result<(), AgentError> {
+        const COMMAND: &str = "guest-sync-delimited";
+        self.in_step = false;
+        self.id = self.id.wrapping_add(1);
+        self.replies.skip_to_sentinel();
+        // The byte ends whatever half a question the agent may have.
+        self.stream.write_all(&[0xFF]).await?;
+        self.send(&json!({"execute": COMMAND, "arguments": {"id": self.id}})).await?;
+        loop {
+            let reply = self.receive(COMMAND).await?;
+            if read::<u32>(&reply).is_ok_and(|id| id == self.id) {
+                self.in_step = true;
+                return Ok(());
+            }
+            // An answer to an older one.
+            self.replies.skip_to_sentinel();
+        }
+    }
+
+    /// Asks one question within [`ANSWER`].
+    async fn ask<T: DeserializeOwned>(&mut self, command: &'static str) -> Result<T, AgentError> {
+        let asked = async {
+            if !self.in_step {
+                self.sync().await?;
+            }
+            // Until it's answered: a question that is dropped leaves its answer behind.
+            self.in_step = false;
+            self.send(&json!({"execute": command})).await?;
+            self.receive(command).await
+        };
+        let reply = tokio::time::timeout(ANSWER, asked).await;
+        let reply = reply.map_err(|_| AgentError::NoAnswer { command, limit: ANSWER })??;
+        let answer = read(&reply);
+        self.in_step = matches!(answer, Ok(_) | Err(ReplyError::Refused(_)));
+        answer.map_err(|source| AgentError::Reply { command, source })
+    }
+
+    async fn send(&mut self, question: &serde_json::Value) -> Result<(), AgentError> {
+        Ok(self.stream.write_all(format!("{question}\n").as_bytes()).await?)
+    }
+
+    async fn receive(&mut self, command: &'static str) -> Result<Vec<u8>, AgentError> {
+        loop {
+            let reply = self.replies.take().map_err(|source| AgentError::Reply { command, source })?;
+            if let Some(reply) = reply {
+                return Ok(reply);
+            }
+            let mut bytes = [0; READ_SIZE];
+            match self.stream.read(&mut bytes).await? {
+                0 => return Err(AgentError::Closed),
+                count => self.replies.push(&bytes[..count]),
+            }
+        }
+    }
+}
+
+/// Waits for a machine's agent and tells the log which system the guest is. Ends with the machine at the latest.
+pub async fn introduce(mut agent: GuestAgent, machine: String) {
+    let introduced = async {
+        agent.sync().await?;
+        agent.ping().await?;
+        Ok::<_, AgentError>((agent.info().await?, agent.os_info().await?))
+    };
+    match introduced.await {
+        Ok((info, os)) => {
+            let (version, name, kernel) = (plain(&info.version), plain(&os.pretty_name), plain(&os.kernel_release));
+            log::info!("{machine}: guest agent {version}: {name}, kernel {kernel}");
+        }
+        Err(AgentError::Closed | AgentError::Io(_)) => {}
+        Err(error) => log::warn!("{machine}: {:#}", anyhow::Error::from(error)),
+    }
+}
+
+/// A guest's text as it may stand in a log or on a terminal.
+fn plain(text: &str) -> String {
+    bounded(text, MAX_TEXT).chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
+}
