@@ -6,6 +6,7 @@ packages=(
     gcc libc6-dev         # linking
     qemu-system-x86       # virtual nodes
     qemu-utils            # qcow2 images made by somebody else
+    seabios               # machine tests boot it
     e2fsprogs             # their disks
     xz-utils              # the kernel's packed image
     util-linux

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use libfuzzer_sys::fuzz_target;
-use vireo_vmm::config::{self, MachineConfig, check};
+use vireo_vmm::config::{self, BootPlan, MachineConfig, check};
 
 /// `/dev/kvm` if there is one, a file that can do everything, one that can't, a directory, a device, a pipe.
 fn files() -> Vec<OwnedFd> {
@@ -27,7 +27,9 @@ fuzz_target!(|input: &[u8]| {
         Ok(plan) => {
             assert!((1..=check::MAX_VCPUS).contains(&plan.vcpus));
             assert!((check::MIN_MEMORY..=check::MAX_MEMORY).contains(&plan.memory.size));
-            assert!(plan.boot.cmdline.len() <= check::MAX_CMDLINE);
+            if let BootPlan::Kernel(kernel) = &plan.boot {
+                assert!(kernel.cmdline.len() <= check::MAX_CMDLINE);
+            }
             assert!(plan.disks.iter().all(|disk| disk.size > 0 && disk.size % 512 == 0));
             assert!(plan.nics.iter().all(|nic| nic.mac[0] & 1 == 0 && nic.mac != [0; 6]));
         }

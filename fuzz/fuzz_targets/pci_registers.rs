@@ -10,8 +10,9 @@ use vireo_fuzz::memory;
 use vireo_vmm::bus::Bus;
 use vireo_vmm::event_loop::EventLoop;
 use vireo_vmm::interrupts::Interrupts;
-use vireo_vmm::memory::layout::{PCI_MMIO32_SIZE, PCI_MMIO32_START};
+use vireo_vmm::memory::layout::{ECAM_START, PCI_FIRST_BAR, PCI_MMIO32_SIZE, PCI_MMIO32_START};
 use vireo_vmm::pausing::PauseRequests;
+use vireo_vmm::pci::host_bridge::HostBridge;
 use vireo_vmm::pci::{PciContext, PciRoot};
 use vireo_vmm::virtio::rng::Rng;
 
@@ -29,7 +30,7 @@ fn vm() -> Arc<VmFd> {
 fuzz_target!(|input: &[u8]| {
     let (vm, mmio) = (vm(), Arc::new(Bus::default()));
     let mut events = EventLoop::new().expect("epoll");
-    let root = PciRoot::new(PciContext {
+    let context = PciContext {
         vm: Arc::clone(&vm),
         interrupts: Interrupts::new(vm),
         mmio: Arc::clone(&mmio),
@@ -38,11 +39,12 @@ fuzz_target!(|input: &[u8]| {
         ram: memory(&[]),
         mmio32: PCI_MMIO32_START..PCI_MMIO32_START + PCI_MMIO32_SIZE,
         mmio64: 1 << 32..1 << 33,
-    });
+    };
+    let root = PciRoot::new(context, HostBridge::generic());
     root.add_virtio(Box::new(Rng::new())).expect("an empty bus");
-    let ecam = root.ecam();
+    let config = |offset| ECAM_START + (1 << 15 | offset);
     // Memory decoding is on to begin with: few inputs would get there.
-    ecam.write(1 << 15 | 4, &[6, 0]);
+    mmio.write(config(4), &[6, 0]);
     for access in input.chunks_exact(12) {
         let (head, value) = access.split_at(4);
         let len = 1 << (head[0] >> 4 & 3);
@@ -50,10 +52,10 @@ fuzz_target!(|input: &[u8]| {
         let mut data = [0; 8];
         data.copy_from_slice(value);
         match head[0] & 3 {
-            0 => mmio.write(PCI_MMIO32_START + at, &data[..len]),
-            1 => mmio.read(PCI_MMIO32_START + at, &mut data[..len]),
-            2 => ecam.write(1 << 15 | at & 0xFFF, &data[..len]),
-            _ => ecam.read(1 << 15 | at & 0xFFF, &mut data[..len]),
+            0 => mmio.write(PCI_FIRST_BAR + at, &data[..len]),
+            1 => mmio.read(PCI_FIRST_BAR + at, &mut data[..len]),
+            2 => mmio.write(config(at & 0xFFF), &data[..len]),
+            _ => mmio.read(config(at & 0xFFF), &mut data[..len]),
         }
         if head[3] & 1 != 0 {
             // Runs what the accesses have asked of the event thread.

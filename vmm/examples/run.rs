@@ -1,8 +1,13 @@
 //! A developer's launcher: runs one machine on this host, unjailed, its console on the terminal.
 //!
 //! ```text
-//! run KERNEL [--initrd FILE] [--cmdline TEXT] [--cpus N] [--memory MIB] [--disk FILE]… [--hvc] [--vmm PATH]
+//! run KERNEL [--initrd FILE] [--cmdline TEXT] [options]
+//! run --bios FILE [options]
+//! run --efi CODE --variables FILE [options]
+//! options: [--cpus N] [--memory MIB] [--disk FILE]… [--hvc] [--vmm PATH]
 //! ```
+//! Firmware's messages come on stderr; EFI's variables are written to.
+//!
 //! Events of the VMM go to stderr with the time since the launch. On a line of input by itself, `!` presses the power
 //! button, and `!pause`, `!resume`, `!reset` and `!nmi` do what they say.
 
@@ -17,7 +22,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use vireo_vmm::config::{BootConfig, ConsoleKind, DiskConfig, FdIndex, IdentityConfig, MachineConfig, MemoryConfig};
+use vireo_vmm::config::{
+    BootConfig, BootDevice, ConsoleKind, DiskConfig, FdIndex, FirmwareConfig, IdentityConfig, MachineConfig,
+    MemoryConfig,
+};
 use vireo_vmm::control::client::{Client, Received};
 use vireo_vmm::control::message::{Command, Event, Request};
 
@@ -96,7 +104,7 @@ fn bridge(console: UnixStream, client: Arc<Client>) -> Result<()> {
     Ok(())
 }
 
-fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
+fn parse(args: impl Iterator<Item = String>) -> Result<Options> {
     let mut files: Vec<OwnedFd> = Vec::new();
     let mut open = |path: &str, write: bool| -> Result<FdIndex> {
         let file: File = OpenOptions::new().read(true).write(write).open(path).with_context(|| path.to_owned())?;
@@ -104,8 +112,10 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
         Ok(FdIndex(u16::try_from(files.len() - 1)?))
     };
     let kvm = open("/dev/kvm", true)?;
-    let kernel = open(&args.next().context("usage: run KERNEL [options]")?, false)?;
+    let mut args = args.peekable();
+    let kernel = args.next_if(|first| !first.starts_with("--")).map(|path| open(&path, false)).transpose()?;
     let (mut initrd, mut cmdline, mut disks) = (None, "console=ttyS0".to_owned(), Vec::new());
+    let (mut bios, mut code, mut variables) = (None, None, None);
     let (mut cpus, mut mib, mut console) = (1, 256, ConsoleKind::Serial);
     let mut vmm = std::env::current_exe()?.with_file_name("vireo-vmm").into_os_string();
     while let Some(option) = args.next() {
@@ -116,6 +126,9 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
         let value = args.next().with_context(|| format!("{option} needs a value"))?;
         match option.as_str() {
             "--initrd" => initrd = Some(open(&value, false)?),
+            "--bios" => bios = Some(open(&value, false)?),
+            "--efi" => code = Some(open(&value, false)?),
+            "--variables" => variables = Some(open(&value, true)?),
             "--cmdline" => cmdline = value,
             "--cpus" => cpus = value.parse()?,
             "--memory" => mib = value.parse()?,
@@ -128,12 +141,22 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Options> {
             _ => bail!("{option}: unknown"),
         }
     }
+    let firmware = |firmware| {
+        let order = (0..disks.len()).map_while(|index| u16::try_from(index).ok().map(BootDevice::Disk)).collect();
+        BootConfig::Firmware { firmware, order, log: true }
+    };
+    let boot = match (kernel, bios, code, variables) {
+        (Some(kernel), None, None, None) => BootConfig::Kernel { kernel, initrd, cmdline },
+        (None, Some(image), None, None) => firmware(FirmwareConfig::Bios { image, serial: false }),
+        (None, None, Some(code), Some(variables)) => firmware(FirmwareConfig::Efi { code, variables }),
+        _ => bail!("one of a kernel, --bios, or --efi with --variables is needed"),
+    };
     let machine = MachineConfig {
         name: "run".to_owned(),
         kvm,
         vcpus: cpus,
         memory: MemoryConfig { size: mib << 20, hugepages: None },
-        boot: BootConfig::Kernel { kernel, initrd, cmdline },
+        boot,
         disks,
         nics: Vec::new(),
         rng: true,

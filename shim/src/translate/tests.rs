@@ -69,7 +69,7 @@ fn content(plan: &LaunchPlan, index: FdIndex) -> String {
 }
 
 fn boot_of(plan: &LaunchPlan) -> (String, Option<String>, String) {
-    let BootConfig::Kernel { kernel, initrd, cmdline } = &plan.machine.boot;
+    let BootConfig::Kernel { kernel, initrd, cmdline } = &plan.machine.boot else { panic!("{:?}", plan.machine.boot) };
     (content(plan, *kernel), initrd.map(|initrd| content(plan, initrd)), cmdline.clone())
 }
 

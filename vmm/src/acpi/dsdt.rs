@@ -1,5 +1,7 @@
 //! The DSDT: the PCI root with its windows, the board's ports, the first serial port, the clock, pvpanic, and S5.
 
+use std::ops::Range;
+
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path,
@@ -8,15 +10,14 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 
 use super::{OEM, OEM_REVISION, OEM_TABLE};
-use crate::memory::layout::{
-    ECAM_SIZE, ECAM_START, GENERATION_ID, PCI_MMIO32_SIZE, PCI_MMIO32_START, PCI_MMIO64_SIZE, gsi, port,
-};
+use crate::memory::layout::{ECAM_RESERVED, GENERATION_ID, PCI_MMIO32_SIZE, PCI_MMIO32_START, gsi, port};
 use crate::platform::acpi_pm::S5_SLEEP_TYPE;
 
-pub(super) fn build(mmio64: u64) -> Sdt {
+/// Its length is the same wherever the ECAM and the window lie.
+pub(super) fn build(ecam: u64, mmio64: &Range<u64>) -> Sdt {
     let mut devices = Vec::new();
-    pci_root(&mut devices, mmio64);
-    board(&mut devices);
+    pci_root(&mut devices, ecam, mmio64);
+    board(&mut devices, ecam);
     device(&mut devices, "COM1", &EISAName::new("PNP0501"), &[&fixed_io(port::SERIAL, 8), &line(gsi::SERIAL)]);
     device(&mut devices, "RTC_", &EISAName::new("PNP0B00"), &[&fixed_io(port::RTC, 2), &line(gsi::RTC)]);
     device(&mut devices, "PEVT", &"QEMU0001", &[&fixed_io(port::PVPANIC, 1)]);
@@ -31,21 +32,19 @@ pub(super) fn build(mmio64: u64) -> Sdt {
 }
 
 /// Bus 0 behind ECAM. There is no `_PRT`: devices have MSI-X and no interrupt pins.
-fn pci_root(aml: &mut Vec<u8>, mmio64: u64) {
-    let memory32 = AddressSpace::new_memory(
-        AddressSpaceCacheable::NotCacheable,
-        true,
-        low32(PCI_MMIO32_START),
-        low32(PCI_MMIO32_START + PCI_MMIO32_SIZE - 1),
-        None,
-    );
+fn pci_root(aml: &mut Vec<u8>, ecam: u64, mmio64: &Range<u64>) {
+    let memory32 = |start: u64, end: u64| {
+        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, low32(start), low32(end - 1), None)
+    };
+    let under_ecam = memory32(PCI_MMIO32_START, ecam);
+    let over_ecam = memory32(ecam + ECAM_RESERVED, PCI_MMIO32_START + PCI_MMIO32_SIZE);
     let memory64 =
-        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, mmio64, mmio64 + PCI_MMIO64_SIZE - 1, None);
+        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, mmio64.start, mmio64.end - 1, None);
     let bus = AddressSpace::new_bus_number(0u16, 0);
     let config = fixed_io(port::PCI_CONFIG, 8);
     let below = AddressSpace::new_io(0u16, port::PCI_CONFIG - 1, None);
     let above = AddressSpace::new_io(port::PCI_CONFIG + 8, u16::MAX, None);
-    let windows = ResourceTemplate::new(vec![&bus, &config, &below, &above, &memory32, &memory64]);
+    let windows = ResourceTemplate::new(vec![&bus, &config, &below, &above, &under_ecam, &over_ecam, &memory64]);
     Device::new(
         "PCI0".into(),
         vec![
@@ -61,8 +60,8 @@ fn pci_root(aml: &mut Vec<u8>, mmio64: u64) {
 }
 
 /// What the board decodes itself, so that no driver is given it.
-fn board(aml: &mut Vec<u8>) {
-    let ecam = Memory32Fixed::new(true, low32(ECAM_START), low32(ECAM_SIZE));
+fn board(aml: &mut Vec<u8>, ecam: u64) {
+    let ecam = Memory32Fixed::new(true, low32(ecam), low32(ECAM_RESERVED));
     device(aml, "BRD_", &EISAName::new("PNP0C02"), &[&ecam, &fixed_io(port::ACPI_PM, 12)]);
 }
 

@@ -1,22 +1,25 @@
-//! The ACPI tables (ACPI 6.5 §5.2) of machine type `vireo-1`, written once into the BIOS area before the boot.
+//! The ACPI tables (ACPI 6.5 §5.2) of machine type `vireo-1`.
 //!
 //! Classic fixed hardware, not "hardware-reduced": PM1a with a fixed power button, the PM timer and S5. What is on the
-//! board stands in the [`dsdt`].
+//! board stands in the [`dsdt`]. Without firmware the tables are written once into the BIOS area before the boot; with
+//! firmware they are handed over by the table [`loader`], and it finds them a place.
 
 mod dsdt;
+pub mod loader;
+mod tables;
 
-use acpi_tables::Aml;
+use std::ops::Range;
+
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::mcfg::MCFG;
-use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
-use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::memory::GuestRam;
-use crate::memory::layout::{ECAM_START, IOAPIC_START, LAPIC_START, gsi, low, port};
+use crate::memory::layout::{IOAPIC_START, LAPIC_START, gsi, low, port};
+use tables::Tables;
 
 const OEM: [u8; 6] = *b"VIREO ";
 const OEM_TABLE: [u8; 8] = *b"VIREO-1 ";
@@ -27,49 +30,51 @@ const RESET_VALUE: u8 = 6;
 const BOOT_ARCH: u16 = 1 | 1 << 2;
 /// CMOS index of the century.
 const CENTURY: u8 = 0x32;
+/// Offsets in the FADT of `FIRMWARE_CTRL`, `DSDT` and `X_DSDT`.
+const FADT_FACS: usize = 36;
+const FADT_DSDT: usize = 40;
+const FADT_X_DSDT: usize = 140;
 
-/// Writes all tables for a machine with `vcpus` processors and a 64-bit PCI window at `mmio64`; returns the RSDP's GPA.
-pub fn write(ram: &GuestRam, vcpus: u8, mmio64: u64) -> Result<u64, GuestMemoryError> {
-    let mut tables = Tables { bytes: Vec::new() };
-    // The RSDP comes first, and last of all is known what it points to.
-    tables.bytes.resize(Rsdp::len(), 0);
-    let dsdt = tables.add(&dsdt::build(mmio64));
-    let facs = tables.add(&FACS::new());
-    let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
-    mcfg.add_ecam(ECAM_START, 0, 0, 0);
-    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
-    // ACPICA wants the FADT first.
-    xsdt.add_entry(tables.add(&fadt(dsdt, facs)));
-    xsdt.add_entry(tables.add(&madt(vcpus)));
-    xsdt.add_entry(tables.add(&mcfg));
-    let xsdt = tables.add(&xsdt);
-    let mut rsdp = Vec::new();
-    Rsdp::new(OEM, xsdt).to_aml_bytes(&mut rsdp);
-    tables.bytes[..rsdp.len()].copy_from_slice(&rsdp);
-    ram.write_slice(&tables.bytes, GuestAddress(low::ACPI))?;
+/// What the tables tell of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Board {
+    /// Processors.
+    pub vcpus: u8,
+    /// Base of the enhanced configuration space.
+    pub ecam: u64,
+    /// The 64-bit PCI window.
+    pub mmio64: Range<u64>,
+}
+
+/// Writes all tables into the BIOS area; returns the RSDP's GPA.
+pub fn write(ram: &GuestRam, board: &Board) -> Result<u64, GuestMemoryError> {
+    /// The RSDP comes first; the tables go where the FACS is aligned to 64.
+    const TABLES: u64 = low::ACPI + 64;
+    let tables = build(board);
+    ram.write_slice(&tables.rsdp_at(TABLES), GuestAddress(low::ACPI))?;
+    ram.write_slice(&tables.at(TABLES), GuestAddress(TABLES))?;
     Ok(low::ACPI)
 }
 
-/// The tables one after the other, as they will lie at [`low::ACPI`].
-struct Tables {
-    bytes: Vec<u8>,
+fn build(board: &Board) -> Tables {
+    let mut tables = Tables::default();
+    let dsdt = tables.add(&dsdt::build(board.ecam, &board.mmio64));
+    let facs = tables.add(&FACS::new());
+    // ACPICA wants the FADT first.
+    let fadt = tables.add(&fadt());
+    tables.point(fadt + FADT_FACS, 4, facs);
+    tables.point(fadt + FADT_DSDT, 4, dsdt);
+    tables.point(fadt + FADT_X_DSDT, 8, dsdt);
+    let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
+    mcfg.add_ecam(board.ecam, 0, 0, 0);
+    let entries = [fadt, tables.add(&madt(board.vcpus)), tables.add(&mcfg)];
+    tables.add_root(&entries);
+    tables
 }
 
-impl Tables {
-    /// Appends a table, aligned as the FACS needs it; returns its GPA.
-    fn add(&mut self, table: &dyn Aml) -> u64 {
-        self.bytes.resize(self.bytes.len().next_multiple_of(64), 0);
-        let address = low::ACPI + self.bytes.len() as u64;
-        table.to_aml_bytes(&mut self.bytes);
-        address
-    }
-}
-
-fn fadt(dsdt: u64, facs: u64) -> FADT {
+fn fadt() -> FADT {
     let io = |bits, size, port: u16| GAS::new(AddressSpace::SystemIo, bits, 0, size, u64::from(port));
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
-        .dsdt_64(dsdt)
-        .firmware_ctrl_64(facs)
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
         .flag(Flags::SlpButton)
@@ -127,41 +132,4 @@ fn madt(vcpus: u8) -> Sdt {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::guest_ram;
-
-    fn read(ram: &GuestRam, at: u64, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        ram.read_slice(&mut bytes, GuestAddress(at)).unwrap();
-        bytes
-    }
-
-    fn sum(bytes: &[u8]) -> u8 {
-        bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
-    }
-
-    #[test]
-    fn every_table_is_reached_and_sums_to_zero() {
-        let ram = guest_ram::create(16 << 20, None).unwrap();
-        let rsdp = write(&ram, 254, 4 << 30).unwrap();
-        let root = read(&ram, rsdp, 36);
-        assert_eq!((&root[..8], sum(&root[..20]), sum(&root)), (b"RSD PTR ".as_slice(), 0, 0));
-        let table = |at: u64| {
-            let len = ram.read_obj::<u32>(GuestAddress(at + 4)).unwrap() as usize;
-            assert!(at + len as u64 <= low::HIGH);
-            let bytes = read(&ram, at, len);
-            assert_eq!(sum(&bytes), 0, "{:?}", &bytes[..4]);
-            bytes
-        };
-        let xsdt = table(u64::from_le_bytes(root[24..32].try_into().unwrap()));
-        let entries = xsdt[36..].chunks(8).map(|at| table(u64::from_le_bytes(at.try_into().unwrap())));
-        let entries: Vec<_> = entries.collect();
-        let names: Vec<_> = entries.iter().map(|t| String::from_utf8_lossy(&t[..4]).into_owned()).collect();
-        assert_eq!(names, ["FACP", "APIC", "MCFG"]);
-        let dsdt = table(u64::from_le_bytes(entries[0][140..148].try_into().unwrap()));
-        assert_eq!(&dsdt[..4], b"DSDT");
-        let facs = u64::from_le_bytes(entries[0][132..140].try_into().unwrap());
-        assert_eq!((read(&ram, facs, 4).as_slice(), facs % 64), (b"FACS".as_slice(), 0));
-    }
-}
+mod tests;

@@ -1,9 +1,12 @@
+//! What runs first: a kernel or [`firmware`].
+//!
 //! Direct boot: a kernel is put into RAM with its command line, initial RAM disk and memory map, without firmware.
 //!
 //! The image says what it is: [`bzimage`] (Linux's x86 boot protocol, 64-bit entry) or [`pvh`] (an ELF with Xen's PVH note).
 //! Images are hostile: every number of theirs is checked against the file and against RAM before it is used.
 
 mod bzimage;
+pub mod firmware;
 mod initrd;
 mod pvh;
 #[cfg(test)]
@@ -21,6 +24,8 @@ use crate::memory::layout::low;
 /// Where the boot vCPU starts, and in which mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
+    /// As after a reset: real mode, 16 bytes below 4 GiB.
+    Reset,
     /// 64-bit mode with the first 4 GiB mapped one to one, RSI = the zero page.
     Linux64 {
         /// First instruction.
@@ -100,6 +105,9 @@ pub enum Error {
         /// The kernel's bound.
         max: u64,
     },
+    /// Firmware could not be shown to the guest.
+    #[error(transparent)]
+    Rom(#[from] crate::memory::rom::Error),
     /// The machine has less RAM than a boot needs at all.
     #[error("memory: too small for any kernel")]
     NoRam(#[source] vm_memory::GuestMemoryError),

@@ -8,7 +8,8 @@ use super::disks::check_disks;
 use super::files::{self, FileProblem, Files};
 use super::identity::MAX_TEXT;
 use super::{
-    BootConfig, BootPlan, HugePageSize, MachineConfig, MachinePlan, MemoryConfig, MemoryPlan, NicConfig, NicPlan,
+    BootConfig, BootDevice, BootPlan, FdIndex, FirmwareConfig, FirmwarePlan, FlashPlan, HugePageSize, KernelPlan,
+    MachineConfig, MachinePlan, MemoryConfig, MemoryPlan, NicConfig, NicPlan, firmware,
 };
 
 /// The most vCPUs: local APIC ids are a byte, 0xFF is broadcast, and one is the I/O APIC's.
@@ -19,6 +20,8 @@ pub const MIN_MEMORY: u64 = 2 << 20;
 pub const MAX_MEMORY: u64 = 1 << 40;
 /// RAM comes in multiples of this, bytes.
 pub const MEMORY_UNIT: u64 = 1 << 20;
+/// The least RAM that stock firmware starts with, bytes: OVMF unpacks itself into some 30 MiB.
+pub const MIN_FIRMWARE_MEMORY: u64 = 64 << 20;
 /// The longest kernel command line, bytes without the closing NUL: `COMMAND_LINE_SIZE` of x86 Linux is 2048.
 pub const MAX_CMDLINE: usize = 2047;
 /// The longest name of a machine, disk or network card, bytes; Kubernetes names are at most 253 characters.
@@ -57,6 +60,12 @@ pub enum Problem {
         /// What it must be a multiple of.
         unit: u64,
     },
+    /// Too little RAM for firmware.
+    #[error("{0} bytes is less than the {min} MiB that firmware needs", min = MIN_FIRMWARE_MEMORY >> 20)]
+    FirmwareMemory(u64),
+    /// A boot order with a device that isn't there, or twice.
+    #[error("{0:?} is not there, or stands in the order already")]
+    BootDevice(BootDevice),
     /// A kernel and an initrd larger than RAM.
     #[error("{files} bytes of kernel and initrd don't fit in {memory} bytes of RAM; give the guest more memory")]
     TooBigForMemory {
@@ -127,10 +136,11 @@ pub fn check(config: MachineConfig, fds: Vec<OwnedFd>) -> Result<MachinePlan, Co
         return Err(wrong("balloon", Problem::BalloonOfHugePages));
     }
     let kvm = files.take(kvm).and_then(files::kvm).map_err(at("kvm"))?;
-    let boot = check_boot(boot, memory, &mut files)?;
+    let boot = check_boot(boot, memory, (disks.len(), nics.len()), &mut files)?;
 
-    // The virtio console is there whatever the console is.
-    let devices = disks.len() + nics.len() + usize::from(rng) + usize::from(balloon) + 1;
+    // The virtio console is there whatever the console is, and with firmware the bridge to its board.
+    let bridge = matches!(boot, BootPlan::Firmware(_));
+    let devices = disks.len() + nics.len() + usize::from(rng) + usize::from(balloon) + 1 + usize::from(bridge);
     if devices > MAX_PCI_DEVICES {
         let path = if disks.len() >= nics.len() { "disks" } else { "nics" };
         return Err(wrong(path, Problem::Devices(devices)));
@@ -170,8 +180,70 @@ fn check_memory(memory: MemoryConfig) -> Result<MemoryPlan, ConfigError> {
     Ok(MemoryPlan { size, hugepages })
 }
 
-fn check_boot(boot: BootConfig, memory: MemoryPlan, files: &mut Files) -> Result<BootPlan, ConfigError> {
-    let BootConfig::Kernel { kernel, initrd, cmdline } = boot;
+fn check_boot(
+    boot: BootConfig,
+    memory: MemoryPlan,
+    (disks, nics): (usize, usize),
+    files: &mut Files,
+) -> Result<BootPlan, ConfigError> {
+    match boot {
+        BootConfig::Kernel { kernel, initrd, cmdline } => {
+            check_kernel(kernel, initrd, cmdline, memory, files).map(BootPlan::Kernel)
+        }
+        BootConfig::Firmware { firmware, order, log } => {
+            if memory.size < MIN_FIRMWARE_MEMORY {
+                return Err(wrong("memory.size", Problem::FirmwareMemory(memory.size)));
+            }
+            let flash = check_flash(&firmware, files)?;
+            let mut seen = Vec::new();
+            for (i, device) in order.iter().enumerate() {
+                let there = match device {
+                    BootDevice::Disk(index) => usize::from(*index) < disks,
+                    BootDevice::Nic(index) => usize::from(*index) < nics,
+                };
+                if !there || seen.contains(device) {
+                    return Err(wrong(format!("boot.order[{i}]"), Problem::BootDevice(*device)));
+                }
+                seen.push(*device);
+            }
+            Ok(BootPlan::Firmware(FirmwarePlan { flash, order, log }))
+        }
+    }
+}
+
+fn check_flash(firmware: &FirmwareConfig, files: &mut Files) -> Result<FlashPlan, ConfigError> {
+    match firmware {
+        FirmwareConfig::Bios { image, serial } => {
+            let image = files.take(*image).and_then(|file| {
+                let (file, _) = files::boot_file(file)?;
+                firmware::bios(&file).map(|size| (file, size))
+            });
+            let (image, size) = image.map_err(at("boot.firmware.image"))?;
+            Ok(FlashPlan::Bios { image, size, serial: *serial })
+        }
+        FirmwareConfig::Efi { code, variables } => {
+            let code = files.take(*code).and_then(|file| {
+                let (file, _) = files::boot_file(file)?;
+                firmware::code(&file).map(|size| (file, size))
+            });
+            let (code, code_size) = code.map_err(at("boot.firmware.code"))?;
+            let variables = files.take(*variables).and_then(|file| {
+                let file = files::writable_file(file)?;
+                firmware::variables(&file, code_size).map(|size| (file, size))
+            });
+            let (variables, variables_size) = variables.map_err(at("boot.firmware.variables"))?;
+            Ok(FlashPlan::Efi { code, code_size, variables, variables_size })
+        }
+    }
+}
+
+fn check_kernel(
+    kernel: FdIndex,
+    initrd: Option<FdIndex>,
+    cmdline: String,
+    memory: MemoryPlan,
+    files: &mut Files,
+) -> Result<KernelPlan, ConfigError> {
     let (kernel, kernel_size) = files.take(kernel).and_then(files::boot_file).map_err(at("boot.kernel"))?;
     let initrd =
         initrd.map(|index| files.take(index).and_then(files::boot_file).map_err(at("boot.initrd"))).transpose()?;
@@ -187,7 +259,7 @@ fn check_boot(boot: BootConfig, memory: MemoryPlan, files: &mut Files) -> Result
     if cmdline.contains('\0') {
         return Err(wrong("boot.cmdline", Problem::Nul));
     }
-    Ok(BootPlan { kernel, initrd, cmdline })
+    Ok(KernelPlan { kernel, initrd, cmdline })
 }
 
 fn check_nics(nics: Vec<NicConfig>, files: &mut Files) -> Result<Vec<NicPlan>, ConfigError> {

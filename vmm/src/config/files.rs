@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::FdIndex;
+use super::firmware::FirmwareProblem;
 
 /// `/dev/kvm` and `/dev/net/tun`: misc devices with fixed minors (Linux, admin-guide/devices.txt).
 const KVM_DEVICE: (u64, u64) = (10, 232);
@@ -64,6 +65,9 @@ pub enum FileProblem {
     /// A tap that is not attached, or to the wrong kind of interface.
     #[error("is not attached to a tap with IFF_NO_PI and IFF_VNET_HDR")]
     NotAttached,
+    /// Firmware of the wrong kind or size.
+    #[error(transparent)]
+    Firmware(#[from] FirmwareProblem),
     /// The kernel would not tell.
     #[error("can't be examined: {0}")]
     Io(io::Error),
@@ -123,6 +127,13 @@ pub(super) fn boot_file(file: File) -> Result<(File, u64), FileProblem> {
         return Err(FileProblem::Empty);
     }
     Ok((file, meta.len()))
+}
+
+/// As [`boot_file`], for a file that is written too.
+pub(super) fn writable_file(file: File) -> Result<File, FileProblem> {
+    let (file, _) = boot_file(file)?;
+    readable_and_writable(&file)?;
+    Ok(file)
 }
 
 pub(super) fn disk(mut file: File, readonly: bool) -> Result<Image, FileProblem> {

@@ -7,6 +7,7 @@
 pub mod check;
 mod disks;
 mod files;
+mod firmware;
 pub mod identity;
 pub mod plan;
 
@@ -14,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{ConfigError, check};
 pub use disks::{DiskConfig, DiskPlan, ImageFormat};
+pub use firmware::FirmwareProblem;
 pub use identity::{ChassisIdentity, IdentityConfig, SystemIdentity};
-pub use plan::{BootPlan, MachinePlan, MemoryPlan, NicPlan};
+pub use plan::{BootPlan, FirmwarePlan, FlashPlan, KernelPlan, MachinePlan, MemoryPlan, NicPlan};
 
 /// The place of an open file among the descriptors sent with a config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -88,6 +90,43 @@ pub enum BootConfig {
         /// The kernel's command line.
         cmdline: String,
     },
+    /// Stock firmware, which looks for something to boot itself.
+    Firmware {
+        /// Which.
+        firmware: FirmwareConfig,
+        /// What to boot from, the first one first. What isn't named comes after those that are.
+        order: Vec<BootDevice>,
+        /// Let its messages (port 0x402) go to the VMM's log.
+        log: bool,
+    },
+}
+
+/// Firmware and its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FirmwareConfig {
+    /// SeaBIOS.
+    Bios {
+        /// Its image.
+        image: FdIndex,
+        /// Its screen and keyboard are the serial port.
+        serial: bool,
+    },
+    /// OVMF.
+    Efi {
+        /// Its code.
+        code: FdIndex,
+        /// Its variables: opened for reading and writing, and this machine's alone.
+        variables: FdIndex,
+    },
+}
+
+/// A device that firmware can boot from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BootDevice {
+    /// The disk with this index.
+    Disk(u16),
+    /// The network card with this index.
+    Nic(u16),
 }
 
 /// A virtio-net device on a tap.

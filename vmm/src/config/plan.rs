@@ -5,7 +5,7 @@
 
 use std::fs::File;
 
-use super::{ConsoleKind, DiskPlan, HugePageSize, IdentityConfig};
+use super::{BootDevice, ConsoleKind, DiskPlan, HugePageSize, IdentityConfig};
 
 /// The machine. See [`MachineConfig`](super::MachineConfig) for what each part means.
 #[derive(Debug)]
@@ -43,9 +43,54 @@ pub struct MemoryPlan {
     pub hugepages: Option<HugePageSize>,
 }
 
+/// What runs first.
+#[derive(Debug)]
+pub enum BootPlan {
+    /// A kernel without firmware.
+    Kernel(KernelPlan),
+    /// Firmware.
+    Firmware(FirmwarePlan),
+}
+
+/// Firmware.
+#[derive(Debug)]
+pub struct FirmwarePlan {
+    /// Which, and its files.
+    pub flash: FlashPlan,
+    /// What to boot from: devices that there are, each once.
+    pub order: Vec<BootDevice>,
+    /// Its messages go to the VMM's log.
+    pub log: bool,
+}
+
+/// Firmware's files: regular ones, of the right size and with the right headers when checked.
+#[derive(Debug)]
+pub enum FlashPlan {
+    /// A BIOS.
+    Bios {
+        /// Its image.
+        image: File,
+        /// Bytes: a multiple of 64 KiB up to 256 KiB.
+        size: u64,
+        /// Its screen and keyboard are the serial port.
+        serial: bool,
+    },
+    /// EFI.
+    Efi {
+        /// Its code.
+        code: File,
+        /// Bytes: a multiple of 4 KiB.
+        code_size: u64,
+        /// Its variables, opened for writing.
+        variables: File,
+        /// Bytes: a multiple of 4 KiB; both sizes together are a power of two up to 16 MiB.
+        variables_size: u64,
+    },
+}
+
 /// A kernel without firmware.
 #[derive(Debug)]
-pub struct BootPlan {
+pub struct KernelPlan {
     /// A regular file that fits in RAM; its content is not checked yet.
     pub kernel: File,
     /// A regular file that fits in RAM together with the kernel.

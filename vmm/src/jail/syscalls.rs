@@ -27,7 +27,7 @@ const IOCTL_NUMBER: u64 = 0xFFFF;
 
 /// Numbers of KVM's ioctls (Linux, include/uapi/linux/kvm.h).
 mod kvm {
-    /// Running a vCPU, and what its exits lead to: a moved BAR and a changed MSI-X table.
+    /// Running a vCPU, and what its exits lead to: a moved BAR, a changed MSI-X table, a flash's command.
     pub(super) const VCPU: &[u64] = &[
         0x80, // KVM_RUN
         0x6A, // KVM_SET_GSI_ROUTING
@@ -36,6 +36,7 @@ mod kvm {
         0x61, // KVM_IRQ_LINE
         0x81, // KVM_GET_REGS, for what is told of a failed entry
         0xAD, // KVM_KVMCLOCK_CTRL, on going on after a pause
+        0x46, // KVM_SET_USER_MEMORY_REGION: the flash of EFI is shown as memory or answers itself
     ];
     /// Building a machine.
     pub(super) const BUILD: &[u64] = &[
@@ -45,7 +46,6 @@ mod kvm {
         0x04, // KVM_GET_VCPU_MMAP_SIZE
         0x05, // KVM_GET_SUPPORTED_CPUID
         0x41, // KVM_CREATE_VCPU
-        0x46, // KVM_SET_USER_MEMORY_REGION
         0x47, // KVM_SET_TSS_ADDR
         0x48, // KVM_SET_IDENTITY_MAP_ADDR
         0x60, // KVM_CREATE_IRQCHIP

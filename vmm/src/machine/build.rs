@@ -10,15 +10,17 @@ use vm_memory::GuestMemoryError;
 
 use super::capabilities;
 use super::devices::{DeviceError, Devices};
+use super::firmware::{self, FirmwareError};
 use crate::boot;
 use crate::bus::Bus;
-use crate::config::MachinePlan;
+use crate::config::{BootPlan, KernelPlan, MachinePlan};
 use crate::console::hub::Hub;
 use crate::console::line::{Channel, Line};
 use crate::ending::Ending;
 use crate::event_loop;
 use crate::interrupts::Interrupts;
 use crate::memory::layout;
+use crate::memory::rom::RomSlot;
 use crate::memory::{GuestRam, guest_ram};
 use crate::pausing::PauseRequests;
 use crate::pci::PciContext;
@@ -61,6 +63,9 @@ pub enum BuildError {
         #[source]
         source: state::Error,
     },
+    /// Firmware has no place.
+    #[error(transparent)]
+    Firmware(#[from] FirmwareError),
     /// A device could not be made.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -94,6 +99,8 @@ pub struct Machine {
     pub(super) pauses: PauseRequests,
     pub(super) vm: Arc<VmFd>,
     interrupts: Interrupts,
+    /// Firmware's code.
+    pub(super) rom: Option<RomSlot>,
     /// Unmapped after everything that KVM or a device could reach it with.
     pub(super) ram: GuestRam,
     pub(super) generation: GenerationId,
@@ -113,14 +120,8 @@ impl Machine {
         let interrupts = Interrupts::new(Arc::clone(&vm));
         let (ending, gate, pauses) = (Arc::new(Ending::default()), Arc::new(Gate::default()), PauseRequests::default());
 
-        let mmio64 = layout::pci_mmio64_start(plan.memory.size);
-        let rsdp = acpi::write(&ram, plan.vcpus, mmio64).map_err(BuildError::Acpi)?;
-        let facts =
-            smbios::Facts { identity: &plan.identity, vcpus: plan.vcpus, memory: plan.memory.size, uefi: false };
-        smbios::write(&ram, facts).map_err(BuildError::Smbios)?;
-        let boot =
-            boot::Source { kernel: &plan.boot.kernel, initrd: plan.boot.initrd.as_ref(), cmdline: &plan.boot.cmdline };
-        let entry = boot::load(boot, &ram, rsdp)?;
+        let template = cpuid::Template::new(&kvm, plan.vcpus)?;
+        let mmio64 = layout::pci_mmio64(plan.memory.size, template.address_bits());
         let mmio = Arc::new(Bus::default());
         let context = PciContext {
             vm: Arc::clone(&vm),
@@ -130,13 +131,22 @@ impl Machine {
             pauses: pauses.clone(),
             ram: ram.clone(),
             mmio32: layout::PCI_MMIO32_START..layout::PCI_MMIO32_START + layout::PCI_MMIO32_SIZE,
-            mmio64: mmio64..mmio64 + layout::PCI_MMIO64_SIZE,
+            mmio64: mmio64.clone(),
         };
         let devices = Devices::new(plan, hub, context, &ending)?;
-        let vcpus = build_vcpus(plan, &kvm, &vm, &devices, (&ending, &gate))?;
+        let board = acpi::Board { vcpus: plan.vcpus, ecam: layout::ECAM_START, mmio64 };
+        let (entry, rom) = match &plan.boot {
+            BootPlan::Kernel(kernel) => (load_kernel(plan, kernel, &board, &ram)?, None),
+            BootPlan::Firmware(plan_of) => {
+                capabilities::check_firmware(&kvm)?;
+                let rom = firmware::install(plan, plan_of, board, (&vm, &ram), &devices, &ending)?;
+                (boot::Entry::Reset, Some(rom))
+            }
+        };
+        let vcpus = build_vcpus(plan, &template, &vm, &devices, (&ending, &gate))?;
         let at = |source| BuildError::State { index: 0, source };
         state::set_entry(&vcpus[0].fd, entry, &ram).map_err(at)?;
-        Ok(Self { vcpus, devices, ending, gate, pauses, vm, interrupts, ram, generation })
+        Ok(Self { vcpus, devices, ending, gate, pauses, vm, interrupts, rom, ram, generation })
     }
 
     /// Presses the ACPI power button of a machine that doesn't run yet.
@@ -193,20 +203,36 @@ fn create_interrupt_controllers(vm: &VmFd) -> Result<(), BuildError> {
     vm.create_pit2(pit).map_err(kvm_call("KVM_CREATE_PIT2"))
 }
 
+/// A kernel, and the tables that it is told of.
+fn load_kernel(
+    plan: &MachinePlan,
+    kernel: &KernelPlan,
+    board: &acpi::Board,
+    ram: &GuestRam,
+) -> Result<boot::Entry, BuildError> {
+    let rsdp = acpi::write(ram, board).map_err(BuildError::Acpi)?;
+    let facts = smbios::Facts { identity: &plan.identity, vcpus: plan.vcpus, memory: plan.memory.size, uefi: false };
+    smbios::write(ram, facts).map_err(BuildError::Smbios)?;
+    let source = boot::Source { kernel: &kernel.kernel, initrd: kernel.initrd.as_ref(), cmdline: &kernel.cmdline };
+    Ok(boot::load(source, ram, rsdp)?)
+}
+
 fn build_vcpus(
     plan: &MachinePlan,
-    kvm: &Kvm,
+    template: &cpuid::Template,
     vm: &VmFd,
     devices: &Devices,
     (ending, gate): (&Arc<Ending>, &Arc<Gate>),
 ) -> Result<Vec<Vcpu>, BuildError> {
-    let template = cpuid::Template::new(kvm, plan.vcpus)?;
+    let has_firmware = matches!(plan.boot, BootPlan::Firmware(_));
     let build = |index: u8| {
         let fd = vm.create_vcpu(index.into()).map_err(kvm_call("KVM_CREATE_VCPU"))?;
         fd.set_cpuid2(&template.for_vcpu(index)?).map_err(kvm_call("KVM_SET_CPUID2"))?;
         // After CPUID, which says what MSRs there are.
         let set_state = || {
-            state::set_common(&fd)?;
+            if !has_firmware {
+                state::set_common(&fd)?;
+            }
             template.xsave_features().map_or(Ok(()), |features| state::set_xcr0(&fd, features))
         };
         set_state().map_err(|source| BuildError::State { index, source })?;

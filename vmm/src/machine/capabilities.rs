@@ -53,6 +53,11 @@ pub fn check(kvm: &Kvm, vcpus: u8) -> Result<(), Error> {
     Ok(())
 }
 
+/// Checks what firmware in read-only memory needs beside that.
+pub fn check_firmware(kvm: &Kvm) -> Result<(), Error> {
+    if kvm.check_extension(Cap::ReadonlyMem) { Ok(()) } else { Err(Error::Missing("KVM_CAP_READONLY_MEM")) }
+}
+
 fn first_missing(has: impl Fn(Cap) -> bool) -> Result<(), Error> {
     match NEEDED.into_iter().find(|(cap, _)| !has(*cap)) {
         Some((_, name)) => Err(Error::Missing(name)),

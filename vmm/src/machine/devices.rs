@@ -5,14 +5,16 @@ use std::io;
 use std::sync::Arc;
 
 use crate::bus::{Bus, BusDevice, Overlap};
-use crate::config::{ConsoleKind, MachinePlan};
+use crate::config::{BootPlan, ConsoleKind, MachinePlan};
 use crate::console::hub::{Hub, Input};
 use crate::disk::{self, OpenError};
 use crate::ending::Ending;
 use crate::interrupts;
-use crate::memory::layout::{self, gsi, port};
+use crate::memory::layout::{gsi, port};
+use crate::pci::host_bridge::HostBridge;
 use crate::pci::{self, PciContext, PciRoot};
 use crate::platform::acpi_pm::AcpiPm;
+use crate::platform::cmos;
 use crate::platform::pvpanic::Pvpanic;
 use crate::platform::reset::{I8042, ResetControl};
 use crate::platform::rtc::Rtc;
@@ -67,6 +69,9 @@ pub(super) struct Devices {
     pub acpi_pm: Arc<AcpiPm>,
     pub pci: Arc<PciRoot>,
     pub hosts: Hosts,
+    /// PCI slots of the plan's disks and network cards.
+    pub disk_slots: Vec<u8>,
+    pub nic_slots: Vec<u8>,
 }
 
 /// The host's sides of virtio devices.
@@ -84,14 +89,17 @@ impl Devices {
         context: PciContext,
         ending: &Arc<Ending>,
     ) -> Result<Self, DeviceError> {
+        let bridge = match plan.boot {
+            BootPlan::Kernel(_) => HostBridge::generic(),
+            BootPlan::Firmware(_) => HostBridge::q35(),
+        };
         let (ports, mmio) = (Arc::new(Bus::default()), Arc::clone(&context.mmio));
         let acpi_pm = wire_board(plan, hub, &ports, &context, ending)?;
-        let pci = PciRoot::new(context);
-        mmio.insert(layout::ECAM_START, layout::ECAM_SIZE, pci.ecam())?;
+        let pci = PciRoot::new(context, bridge);
         let reset = Arc::new(ResetControl::new(Arc::clone(ending)));
         ports.insert(port::PCI_CONFIG.into(), 8, pci.config_ports(reset))?;
-        let hosts = plug_virtio(plan, hub, &pci)?;
-        Ok(Self { ports, mmio, acpi_pm, pci, hosts })
+        let Plugged { hosts, disk_slots, nic_slots } = plug_virtio(plan, hub, &pci)?;
+        Ok(Self { ports, mmio, acpi_pm, pci, hosts, disk_slots, nic_slots })
     }
 }
 
@@ -111,7 +119,8 @@ fn wire_board(
         hub.bind_input(input);
     }
     let acpi_pm = Arc::new(AcpiPm::new(interrupts.level(gsi::SCI), Arc::clone(ending)));
-    let rtc = Rtc::new(interrupts.line(gsi::RTC)?, context.events.clone());
+    let memory = cmos::content(plan.vcpus, plan.memory.size);
+    let rtc = Rtc::new(memory, interrupts.line(gsi::RTC)?, context.events.clone());
     let board: [(u16, u64, Arc<dyn BusDevice>); 5] = [
         (port::SERIAL, Serial::PORTS, serial),
         (port::RTC, Rtc::PORTS, rtc),
@@ -125,9 +134,17 @@ fn wire_board(
     Ok(acpi_pm)
 }
 
+/// What is plugged in.
+struct Plugged {
+    hosts: Hosts,
+    disk_slots: Vec<u8>,
+    nic_slots: Vec<u8>,
+}
+
 /// The virtio devices, each in the next PCI slot: disks, network cards, the entropy source, the console, the
 /// balloon.
-fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result<Hosts, DeviceError> {
+fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result<Plugged, DeviceError> {
+    let (mut disk_slots, mut nic_slots) = (Vec::new(), Vec::new());
     let host = |kind, name: &String, what| {
         let name = name.clone();
         move |source| DeviceError::Host { kind, name, what, source }
@@ -137,12 +154,12 @@ fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result
         let (image, overlay) = (copy(&disk.image)?, disk.overlay.as_ref().map(copy).transpose()?);
         let refused = |source| DeviceError::Disk { name: disk.name.clone(), source };
         let image = disk::open(image, overlay, disk.into()).map_err(refused)?;
-        pci.add_virtio(Box::new(Block::new(disk.name.clone(), image, disk.serial)))?;
+        disk_slots.push(pci.add_virtio(Box::new(Block::new(disk.name.clone(), image, disk.serial)))?);
     }
     for nic in &plan.nics {
         let tap = nic.tap.try_clone().map_err(host("nic", &nic.name, "dup of its tap"))?;
         let card = Net::new(nic.name.clone(), tap, nic.mac, nic.mtu);
-        pci.add_virtio(Box::new(card.map_err(host("nic", &nic.name, "its tap"))?))?;
+        nic_slots.push(pci.add_virtio(Box::new(card.map_err(host("nic", &nic.name, "its tap"))?))?);
     }
     if plan.rng {
         pci.add_virtio(Box::new(Rng::new()))?;
@@ -155,6 +172,6 @@ fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result
     }
     pci.add_virtio(Box::new(console))?;
     let balloon = plan.balloon.then(Balloon::new);
-    let balloon = balloon.map(|(device, control)| pci.add_virtio(Box::new(device)).map(|()| control)).transpose()?;
-    Ok(Hosts { console: ports, balloon })
+    let balloon = balloon.map(|(device, control)| pci.add_virtio(Box::new(device)).map(|_| control)).transpose()?;
+    Ok(Plugged { hosts: Hosts { console: ports, balloon }, disk_slots, nic_slots })
 }

@@ -6,10 +6,12 @@
 mod build;
 mod capabilities;
 mod devices;
+mod firmware;
 pub mod lifecycle;
 mod running;
 
 pub use build::{BuildError, Machine};
 pub use capabilities::{Error as KvmError, check as check_kvm};
 pub use devices::DeviceError;
+pub use firmware::FirmwareError;
 pub use running::{RunError, Running};

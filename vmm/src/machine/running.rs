@@ -17,6 +17,7 @@ use crate::ending::{Ending, Outcome};
 use crate::jail::seccomp::{self, ThreadKind};
 use crate::memory::GuestRam;
 use crate::memory::layout::LAPIC_START;
+use crate::memory::rom::RomSlot;
 use crate::pausing::PauseReason;
 use crate::platform::generation_id::GenerationId;
 use crate::vcpu::gate::Gate;
@@ -50,6 +51,7 @@ pub struct Running {
     gate: Arc<Gate>,
     vm: Arc<VmFd>,
     /// Unmapped last.
+    _rom: Option<RomSlot>,
     _ram: GuestRam,
     _generation: GenerationId,
 }
@@ -65,11 +67,11 @@ impl Machine {
         pause: impl Fn(PauseReason) + Send + 'static,
     ) -> Result<Running, RunError> {
         kick::install().map_err(RunError::Signal)?;
-        let Self { vcpus, devices, ending, gate, pauses, vm, ram, generation, .. } = self;
+        let Self { vcpus, devices, ending, gate, pauses, vm, rom, ram, generation, .. } = self;
         ending.watch(ended);
         pauses.watch(pause);
         let threads = Vec::with_capacity(vcpus.len());
-        let mut running = Running { threads, devices, ending, gate, vm, _ram: ram, _generation: generation };
+        let mut running = Running { threads, devices, ending, gate, vm, _rom: rom, _ram: ram, _generation: generation };
         let mut started = Some(started);
         // The boot vCPU goes last: those that it starts are there by then.
         for vcpu in vcpus.into_iter().rev() {

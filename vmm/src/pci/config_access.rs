@@ -11,16 +11,16 @@ use crate::bus::BusDevice;
 const CONVENTIONAL: u16 = 256;
 
 impl PciRoot {
-    /// The configuration space as memory, for [`crate::memory::layout::ECAM_START`].
-    pub fn ecam(self: &Arc<Self>) -> Arc<dyn BusDevice> {
-        Arc::new(Ecam(Arc::clone(self)))
-    }
-
     /// The configuration space as eight ports from [`crate::memory::layout::port::PCI_CONFIG`]; one-byte accesses to the
     /// second (0xCF9) go to `reset` at offset 0.
     pub fn config_ports(self: &Arc<Self>, reset: Arc<dyn BusDevice>) -> Arc<dyn BusDevice> {
         Arc::new(ConfigPorts { root: Arc::clone(self), reset, address: AtomicU32::new(0) })
     }
+}
+
+/// The configuration space as memory, [`crate::memory::layout::ECAM_SIZE`] bytes.
+pub(super) fn ecam_device(root: Arc<PciRoot>) -> Arc<dyn BusDevice> {
+    Arc::new(Ecam(root))
 }
 
 /// Reads from function `function` of `slot` on bus 0; what isn't there is left as all ones.
@@ -36,6 +36,9 @@ fn write(root: &PciRoot, slot: usize, function: u8, register: u16, data: &[u8]) 
     let Some(target) = root.function(slot).filter(|_| function == 0) else { return };
     if let Some(offset) = narrow(register, data.len()) {
         target.write_config(offset, data);
+        if slot == 0 {
+            root.follow_bridge();
+        }
     }
 }
 

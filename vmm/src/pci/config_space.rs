@@ -77,6 +77,12 @@ impl ConfigSpace {
         space
     }
 
+    /// Gives a register of the device's own, at `offset`, a value and a mask of what the guest may change.
+    pub fn set_register(&mut self, offset: u8, value: &[u8], writable: &[u8]) {
+        self.put(offset.into(), value);
+        self.allow(offset.into(), writable);
+    }
+
     /// Makes BARs `index` and `index + 1` one 64-bit memory BAR of `size` bytes (a power of two) at `address`.
     pub fn add_memory_bar(&mut self, index: u8, size: u64, address: u64) {
         let at = bar_offset(index);
@@ -130,7 +136,11 @@ impl ConfigSpace {
         u16::from_le_bytes([self.bytes[offset], self.bytes[offset + 1]])
     }
 
-    fn u64(&self, offset: usize) -> u64 {
+    /// The 64-bit register at `offset`.
+    ///
+    /// # Panics
+    /// When `offset` is not a constant inside the space.
+    pub fn u64(&self, offset: usize) -> u64 {
         let mut value = [0; 8];
         value.copy_from_slice(&self.bytes[offset..offset + 8]);
         u64::from_le_bytes(value)

@@ -1,12 +1,13 @@
 //! PCI bus 0: configuration space, its two access mechanisms, MSI-X, and the root that devices are plugged into.
 //!
-//! Every function sits at function 0 of its own slot. Slot 0 is the host bridge. Base address registers (BARs) get their
-//! addresses when a device is plugged in, so a kernel booted without firmware finds a working bus; the guest may move
-//! them inside the windows that the machine gives to PCI.
+//! Every function sits at function 0 of its own slot. Slot 0 is the host bridge; with firmware slot 31 is the bridge to the
+//! board's old devices. Base address registers (BARs) get their addresses when a device is plugged in, so a kernel booted
+//! without firmware finds a working bus; the guest may move them inside the windows that the machine gives to PCI.
 
 pub mod config_access;
 pub mod config_space;
 pub mod host_bridge;
+pub mod isa_bridge;
 pub mod msix;
 pub mod root;
 

@@ -44,6 +44,11 @@ impl Template {
         Some(u64::from(leaf.edx) << 32 | u64::from(leaf.eax)).filter(|features| *features != 0)
     }
 
+    /// Physical address bits (leaf 0x8000_0008); 36 on a CPU that doesn't say.
+    pub fn address_bits(&self) -> u8 {
+        self.entries.iter().find(|e| e.function == 0x8000_0008).map_or(36, |e| e.eax.to_le_bytes()[0])
+    }
+
     /// The table of one vCPU.
     pub fn for_vcpu(&self, index: u8) -> Result<CpuId, Error> {
         let (apic_id, count) = (u32::from(index), u32::from(self.vcpus));

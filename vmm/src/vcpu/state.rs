@@ -52,7 +52,8 @@ const LVT_LINT1: usize = 0x360;
 const EXT_INT: u32 = 7 << 8;
 const NMI: u32 = 4 << 8;
 
-/// MSRs and local interrupt pins, for every vCPU. CPUID must be set: KVM checks MSRs against it.
+/// MSRs and local interrupt pins as firmware would leave them, for every vCPU of a machine without it. CPUID must be set: KVM
+/// checks MSRs against it.
 pub fn set_common(vcpu: &VcpuFd) -> Result<(), Error> {
     for (index, data) in [(MSR_MISC_ENABLE, FAST_STRINGS), (MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK)] {
         let entry = kvm_msr_entry { index, data, ..Default::default() };
@@ -89,6 +90,8 @@ pub fn set_entry(vcpu: &VcpuFd, entry: Entry, ram: &GuestRam) -> Result<(), Erro
     let mut sregs = vcpu.get_sregs().map_err(|source| Error::Kvm { call: "KVM_GET_SREGS", source })?;
     let mut regs = kvm_regs { rflags: RFLAGS, ..Default::default() };
     match entry {
+        // KVM makes a vCPU as a reset leaves it.
+        Entry::Reset => return Ok(()),
         Entry::Linux64 { rip } => {
             (regs.rip, regs.rsi) = (rip, low::ZERO_PAGE);
             set_segments(&mut sregs, true, ram)?;

@@ -5,6 +5,7 @@ mod boot;
 mod confined;
 mod console;
 mod ending;
+mod firmware;
 mod interrupts;
 mod pause;
 mod payload;

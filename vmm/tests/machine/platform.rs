@@ -105,8 +105,8 @@ fn each_machine_has_a_generation_id_of_its_own_in_memory_that_a_guest_reads() {
         let machine = rig.build();
         let cpu = Puppet::attach(&machine);
         let run = rig.run(machine);
-        let id: Vec<u32> = (0..4).map(|word| cpu.read(0xFEA0_0000 + 4 * word, 4)).collect();
-        assert_eq!(cpu.read(0xFEA0_0010, 4), 0, "nothing else is on its page");
+        let id: Vec<u32> = (0..4).map(|word| cpu.read(0xFEFF_B000 + 4 * word, 4)).collect();
+        assert_eq!(cpu.read(0xFEFF_B010, 4), 0, "nothing else is on its page");
         drop(cpu);
         assert_eq!(run.outcome(), Outcome::PowerOff);
         id

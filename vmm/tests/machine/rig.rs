@@ -91,7 +91,10 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(kernel: File, vcpus: u32) -> Self {
-        let (config, files) = config(kernel, vcpus);
+        Self::with(config(kernel, vcpus))
+    }
+
+    pub fn with((config, files): (MachineConfig, Vec<OwnedFd>)) -> Self {
         let plan = config::check(config, files).unwrap();
         let (events, thread) = event_thread();
         let hub = Hub::new(events.clone());
@@ -164,8 +167,13 @@ impl Run {
     }
 
     /// Waits for the end, then stops the machine.
-    pub fn outcome(mut self) -> Outcome {
-        let outcome = self.outcome.recv_timeout(LIMIT).expect("the machine ends");
+    pub fn outcome(self) -> Outcome {
+        self.outcome_within(LIMIT).expect("the machine ends")
+    }
+
+    /// The same, for what takes longer; none if it takes longer still.
+    pub fn outcome_within(mut self, limit: Duration) -> Option<Outcome> {
+        let outcome = self.outcome.recv_timeout(limit).ok();
         self.running.take().unwrap().stop();
         outcome
     }

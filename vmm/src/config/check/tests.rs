@@ -1,4 +1,4 @@
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -97,7 +97,81 @@ fn a_good_config_becomes_a_plan() {
     let plan = check(good.config, good.fds).unwrap();
     assert_eq!((plan.vcpus, plan.memory.size), (2, 64 << 20));
     assert_eq!(plan.disks[0].serial.unwrap(), *b"D23YZ9W6WA5DJ487\0\0\0\0");
-    assert!(plan.boot.initrd.is_some() && plan.disks[1].readonly);
+    assert!(matches!(plan.boot, BootPlan::Kernel(KernelPlan { initrd: Some(_), .. })) && plan.disks[1].readonly);
+}
+
+fn firmware(g: &mut Good, firmware: FirmwareConfig, order: Vec<BootDevice>) {
+    g.config.boot = BootConfig::Firmware { firmware, order, log: false };
+}
+
+/// Makes a BIOS of the kernel.
+fn bios_for_kernel(g: &Good) {
+    let mut bios = vec![0; 64 << 10];
+    bios[(64 << 10) - 16] = 0xEA;
+    fs::write(g.dir.path().join("kernel"), bios).unwrap();
+}
+
+#[test]
+fn firmware_becomes_a_plan() {
+    let mut good = Good::new();
+    bios_for_kernel(&good);
+    let bios = FirmwareConfig::Bios { image: FdIndex(KERNEL), serial: true };
+    firmware(&mut good, bios, vec![BootDevice::Disk(1), BootDevice::Disk(0)]);
+    // Nothing names the initrd.
+    good.fds.remove(usize::from(INITRD));
+    good.config.disks[0].image = FdIndex(INITRD);
+    good.config.disks[1].image = FdIndex(DISK);
+    let plan = check(good.config, good.fds).unwrap();
+    let BootPlan::Firmware(plan) = plan.boot else { panic!("{:?}", plan.boot) };
+    assert_eq!(plan.order, [BootDevice::Disk(1), BootDevice::Disk(0)]);
+    assert!(matches!(plan.flash, FlashPlan::Bios { size: 0x1_0000, serial: true, .. }));
+}
+
+#[test]
+fn wrong_firmware_is_named_by_its_path() {
+    let bios = || FirmwareConfig::Bios { image: FdIndex(KERNEL), serial: false };
+    let efi = || FirmwareConfig::Efi { code: FdIndex(KERNEL), variables: FdIndex(DISK) };
+    let message = error(|g| firmware(g, bios(), Vec::new()));
+    assert!(message.starts_with("boot.firmware.image: is no BIOS: "), "{message}");
+    let message = error(|g| firmware(g, efi(), Vec::new()));
+    assert!(message.starts_with("boot.firmware.code: is no EFI code: "), "{message}");
+    let volume = |g: &Good, name: &str| {
+        let mut bytes = vec![0; 4096];
+        bytes[40..44].copy_from_slice(b"_FVH");
+        fs::write(g.dir.path().join(name), bytes).unwrap();
+    };
+    let message = error(|g| {
+        volume(g, "kernel");
+        volume(g, "disk");
+        firmware(g, efi(), Vec::new());
+    });
+    assert!(message.starts_with("boot.firmware.variables: holds no EFI variables: "), "{message}");
+    let message = error(|g| {
+        volume(g, "kernel");
+        firmware(g, efi(), Vec::new());
+        g.replace(DISK, g.open("disk", OpenOptions::new().read(true)));
+    });
+    assert_eq!(message, "boot.firmware.variables: is not open for writing");
+    let message = error(|g| {
+        firmware(g, bios(), Vec::new());
+        g.config.memory.size = 32 << 20;
+    });
+    assert_eq!(message, "memory.size: 33554432 bytes is less than the 64 MiB that firmware needs");
+}
+
+#[test]
+fn a_boot_order_names_what_is_there_once() {
+    let order = |order: Vec<BootDevice>| {
+        error(|g| {
+            bios_for_kernel(g);
+            let bios = FirmwareConfig::Bios { image: FdIndex(KERNEL), serial: false };
+            firmware(g, bios, order);
+        })
+    };
+    let there = [BootDevice::Disk(0), BootDevice::Disk(0)];
+    assert_eq!(order(there.to_vec()), "boot.order[1]: Disk(0) is not there, or stands in the order already");
+    assert!(order(vec![BootDevice::Disk(2)]).starts_with("boot.order[0]: Disk(2)"));
+    assert!(order(vec![BootDevice::Nic(0)]).starts_with("boot.order[0]: Nic(0)"));
 }
 
 #[test]
@@ -135,7 +209,7 @@ fn kernel_and_initrd_must_fit_in_memory() {
 fn text_is_bounded() {
     let cmdline = |text: String| {
         error(|g| {
-            let BootConfig::Kernel { cmdline, .. } = &mut g.config.boot;
+            let BootConfig::Kernel { cmdline, .. } = &mut g.config.boot else { unreachable!() };
             *cmdline = text;
         })
     };

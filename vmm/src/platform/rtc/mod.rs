@@ -1,7 +1,7 @@
 //! The real-time clock (MC146818A) at ports 0x70 and 0x71: the host's UTC time until a guest sets another, with alarm,
 //! update-ended and periodic interrupts on ISA line 8.
 //!
-//! What the registers do is in [`registers`]. While a guest wants no interrupt, nothing here runs by itself.
+//! What the registers do is in [`registers`]; the other indexes are memory ([`super::cmos`]). While a guest wants no interrupt, nothing here runs by itself.
 
 mod clock;
 mod registers;
@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::cmos;
 use crate::bus::BusDevice;
 use crate::event_loop::Handle;
 use registers::Registers;
@@ -33,6 +34,7 @@ pub struct Rtc {
 struct State {
     index: u8,
     registers: Registers,
+    memory: [u8; cmos::SIZE],
     /// A timer runs to the end of the second, or of the period: one of each at most, whatever the guest does.
     second: bool,
     period: bool,
@@ -49,9 +51,9 @@ impl Rtc {
     /// Bytes of its port range.
     pub const PORTS: u64 = 2;
 
-    /// A clock whose interrupts are written to `line`; it waits for them on `events`.
-    pub fn new(line: EventFd, events: Handle) -> Arc<Self> {
-        let state = State { index: 0, registers: Registers::new(now()), second: false, period: false };
+    /// A clock with `memory` beside it, whose interrupts are written to `line`; it waits for them on `events`.
+    pub fn new(memory: [u8; cmos::SIZE], line: EventFd, events: Handle) -> Arc<Self> {
+        let state = State { index: 0, registers: Registers::new(now()), memory, second: false, period: false };
         Arc::new_cyclic(|me| Self { me: Weak::clone(me), state: Mutex::new(state), line, events })
     }
 
@@ -103,7 +105,8 @@ impl BusDevice for Rtc {
         if offset == 1 {
             let mut state = self.lock();
             let index = state.index;
-            data[0] = state.registers.read(index, now());
+            data[0] =
+                if is_memory(index) { state.memory[usize::from(index)] } else { state.registers.read(index, now()) };
         }
     }
 
@@ -112,12 +115,20 @@ impl BusDevice for Rtc {
         if offset == 0 {
             // Bit 7 masks the NMI on a PC.
             state.index = data[0] & 0x7F;
+        } else if is_memory(state.index) {
+            let index = usize::from(state.index);
+            state.memory[index] = data[0];
         } else {
             let (index, now) = (state.index, now());
             state.registers.write(index, data[0], now);
             self.update(&mut state, now);
         }
     }
+}
+
+/// Whether an index is no register of the clock's.
+fn is_memory(index: u8) -> bool {
+    index > registers::index::D && index != registers::index::CENTURY
 }
 
 fn now() -> Duration {

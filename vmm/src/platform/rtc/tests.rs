@@ -6,6 +6,7 @@ use super::Rtc;
 use super::registers::{Registers, index};
 use crate::bus::BusDevice;
 use crate::event_loop::EventLoop;
+use crate::platform::cmos;
 
 /// 2024-02-29 23:59:58 UTC, a Thursday.
 const LEAP_DAY: Duration = Duration::from_secs(1_709_251_198);
@@ -117,7 +118,7 @@ fn an_enabled_interrupt_reaches_the_line() {
     let raised = line.try_clone().unwrap();
     let handle = events.handle();
     let thread = std::thread::spawn(move || events.run());
-    let rtc = Rtc::new(line, handle.clone());
+    let rtc = Rtc::new([7; cmos::SIZE], line, handle.clone());
     rtc.write(0, &[index::B]);
     rtc.write(1, &[0x42]);
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -131,4 +132,22 @@ fn an_enabled_interrupt_reaches_the_line() {
     assert_eq!(flags[0] & 0xC0, 0xC0);
     handle.stop();
     thread.join().unwrap().unwrap();
+}
+
+#[test]
+fn memory_beside_the_clock_can_be_written() {
+    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let rtc = Rtc::new([7; cmos::SIZE], line, EventLoop::new().unwrap().handle());
+    let access = |index: u8, value: Option<u8>| {
+        rtc.write(0, &[index]);
+        if let Some(value) = value {
+            rtc.write(1, &[value]);
+        }
+        let mut byte = [0xFF];
+        rtc.read(1, &mut byte);
+        byte[0]
+    };
+    assert_eq!((access(0x0F, None), access(0x0F, Some(9)), access(0x7F, Some(3))), (7, 9, 3));
+    assert_eq!(access(index::D, Some(0)), 0x80, "a register");
+    assert_eq!(access(index::CENTURY, None), 0x20);
 }

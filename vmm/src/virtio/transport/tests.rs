@@ -11,8 +11,9 @@ use super::status::bit;
 use crate::bus::{Bus, BusDevice};
 use crate::interrupts::Interrupts;
 use crate::memory::GuestRam;
-use crate::memory::layout::{PCI_MMIO32_SIZE, PCI_MMIO32_START};
+use crate::memory::layout::{ECAM_START, PCI_FIRST_BAR, PCI_MMIO32_SIZE, PCI_MMIO32_START};
 use crate::pausing::PauseRequests;
+use crate::pci::host_bridge::HostBridge;
 use crate::pci::{PciContext, PciRoot};
 use crate::virtio::device::{ActivateError, Activation, DeviceId, Notify, VirtioDevice};
 use crate::virtio::testing::{DriverQueue, EventThread, Part, ram, wait};
@@ -20,7 +21,7 @@ use crate::virtio::virtqueue::Virtqueue;
 
 const FEATURE: u64 = 1 << 3;
 const ALL: u64 = FEATURE | 1 << 28 | 1 << 29 | 1 << 32;
-const BAR: u64 = PCI_MMIO32_START;
+const BAR: u64 = PCI_FIRST_BAR;
 const QUEUE_SIZE: u16 = 16;
 
 /// A device that answers every chain at once, and tells the test what is done to it.
@@ -86,7 +87,6 @@ struct Rig {
     log: Arc<Log>,
     mmio: Arc<Bus>,
     root: Arc<PciRoot>,
-    ecam: Arc<dyn BusDevice>,
     vm: Arc<VmFd>,
     ram: GuestRam,
     events: EventThread,
@@ -102,7 +102,7 @@ impl Rig {
         vm.create_irq_chip().unwrap();
         let events = EventThread::start();
         let (mmio, ram) = (Arc::new(Bus::default()), ram());
-        let root = PciRoot::new(PciContext {
+        let context = PciContext {
             vm: Arc::clone(&vm),
             interrupts: Interrupts::new(Arc::clone(&vm)),
             mmio: Arc::clone(&mmio),
@@ -111,11 +111,11 @@ impl Rig {
             ram: Arc::clone(&ram),
             mmio32: PCI_MMIO32_START..PCI_MMIO32_START + PCI_MMIO32_SIZE,
             mmio64: 1 << 32..1 << 33,
-        });
+        };
+        let root = PciRoot::new(context, HostBridge::generic());
         let log = Arc::new(Log::default());
         root.add_virtio(Box::new(Echo { log: Arc::clone(&log), fail, live: None })).unwrap();
-        let ecam = root.ecam();
-        Self { log, mmio, root, ecam, vm, ram, events }
+        Self { log, mmio, root, vm, ram, events }
     }
 
     /// With memory decoding on.
@@ -127,12 +127,12 @@ impl Rig {
 
     fn config(&self, offset: u64) -> u32 {
         let mut data = [0xFF; 4];
-        self.ecam.read(1 << 15 | offset, &mut data);
+        self.mmio.read(ECAM_START + (1 << 15 | offset), &mut data);
         u32::from_le_bytes(data)
     }
 
     fn config_write(&self, offset: u64, data: &[u8]) {
-        self.ecam.write(1 << 15 | offset, data);
+        self.mmio.write(ECAM_START + (1 << 15 | offset), data);
     }
 
     fn read(&self, offset: u64, len: usize) -> u64 {
@@ -216,11 +216,11 @@ fn the_driver_finds_its_way() {
 fn other_slots_and_functions_are_empty() {
     let rig = Rig::new();
     let mut data = [0xFF; 4];
-    rig.ecam.read(2 << 15, &mut data);
+    rig.mmio.read(ECAM_START + (2 << 15), &mut data);
     assert_eq!(data, [0xFF; 4]);
-    rig.ecam.read(1 << 15 | 1 << 12, &mut data);
+    rig.mmio.read(ECAM_START + (1 << 15 | 1 << 12), &mut data);
     assert_eq!(data, [0xFF; 4]);
-    rig.ecam.read(0, &mut data);
+    rig.mmio.read(ECAM_START, &mut data);
     assert_eq!(u32::from_le_bytes(data), 0x0008_1B36, "the host bridge");
     assert_eq!(rig.config(0x100), 0, "no extended capabilities");
 }
