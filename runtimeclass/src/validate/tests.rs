@@ -131,9 +131,9 @@ fn each_wrong_value_is_refused_by_its_path() {
             "spec.domain.devices.disks[0].disk.bus: \"sata\" is not supported by vireo; virtio is",
         ),
         (
-            "/domain/devices/disks/0/cdrom",
+            "/domain/devices/disks/0/lun",
             json!({"bus": "sata"}),
-            "spec.domain.devices.disks[0].cdrom: not supported by vireo",
+            "spec.domain.devices.disks[0].lun: not supported by vireo",
         ),
         (
             "/domain/devices/disks/0/name",
@@ -317,6 +317,56 @@ fn virtual_machines() {
         parse_virtual_machine(json!("x")).unwrap_err().to_string(),
         "apiVersion: missing; kubevirt.io/v1 is needed"
     );
+}
+
+#[test]
+fn disks_behave_as_they_are_told() {
+    let at = "spec.domain.devices.disks[0]";
+    let disk = |disk: Value| {
+        refusals(&vmi(|spec| {
+            spec["domain"]["devices"]["disks"][0] = disk;
+            spec["domain"]["devices"]["disks"][0]["name"] = json!("root");
+        }))
+    };
+    for good in [
+        json!({"cdrom": {"bus": "virtio", "readonly": true}}),
+        json!({"cache": "writethrough", "errorPolicy": "enospace", "dedicatedIOThread": true}),
+        json!({"cache": "none", "shareable": true}),
+        json!({"blockSize": {"custom": {"logical": 4096, "physical": 16384}, "matchVolume": {"enabled": false}}}),
+        json!({"blockSize": {"matchVolume": {}}}),
+    ] {
+        assert_eq!(disk(good), [""; 0]);
+    }
+    for (bad, expected) in [
+        (json!({"cdrom": {"bus": "sata"}}), ".cdrom.bus: \"sata\" is not supported by vireo; virtio is"),
+        (
+            json!({"cdrom": {"readonly": false}}),
+            ".cdrom.readonly: false is not supported by vireo; a cdrom is read-only",
+        ),
+        (json!({"cdrom": {"tray": "open"}}), ".cdrom.tray: not supported by vireo"),
+        (json!({"cdrom": {}, "disk": {}}), ": is disk and cdrom at once; name one of them"),
+        (json!({"cache": "unsafe"}), ".cache: \"unsafe\" is not supported by vireo; none, writethrough, writeback are"),
+        (
+            json!({"errorPolicy": "retry"}),
+            ".errorPolicy: \"retry\" is not supported by vireo; stop, ignore, report, enospace are",
+        ),
+        (json!({"shareable": true, "cache": "writeback"}), ".cache: a shareable disk's cache is none"),
+        (
+            json!({"blockSize": {"custom": {"logical": 512, "physical": 512}, "matchVolume": {}}}),
+            ".blockSize: is custom and matchVolume at once; name one of them",
+        ),
+        (
+            json!({"blockSize": {"custom": {"logical": 8192, "physical": 8192}}}),
+            ".blockSize.custom.logical: 8192 is not supported by vireo; a power of two from 512 to 4096 is",
+        ),
+        (
+            json!({"blockSize": {"custom": {"logical": 4096, "physical": 512}}}),
+            ".blockSize.custom.physical: 512 is not supported by vireo; a power of two from logical up to 2097152 is",
+        ),
+        (json!({"blockSize": {"custom": {"logical": 512}}}), ".blockSize.custom.physical: missing"),
+    ] {
+        assert_eq!(disk(bad), [format!("{at}{expected}")]);
+    }
 }
 
 #[test]

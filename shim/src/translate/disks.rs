@@ -5,11 +5,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use vireo_runtimeclass::kubevirt::v1::{Disk, VirtualMachineInstanceSpec, Volume};
-use vireo_vmm::config::{DiskConfig, ImageFormat};
+use vireo_runtimeclass::kubevirt::v1::{BlockSize as SpecBlockSize, Disk, VirtualMachineInstanceSpec, Volume};
+use vireo_vmm::config::{BlockSize, CacheMode, DiskConfig, ErrorPolicy, ImageFormat, MAX_QUEUES};
 
 use super::{Fds, FileSource, TranslateError};
-use crate::volume::{ImageRoot, Purpose, VolumeError, is_named_qcow2, open_local, refuse_other_formats};
+use crate::volume::{ImageRoot, Purpose, VolumeError, block_sizes, is_named_qcow2, open_local, refuse_other_formats};
 
 /// Name of the disk that nobody named.
 const DEFAULT_NAME: &str = "containerdisk";
@@ -17,6 +17,7 @@ const DEFAULT_NAME: &str = "containerdisk";
 pub(super) fn disks(
     spec: Option<&VirtualMachineInstanceSpec>,
     files: &FileSource<'_>,
+    vcpus: u32,
     fds: &mut Fds,
 ) -> Result<Vec<DiskConfig>, TranslateError> {
     let spec = match (spec, files) {
@@ -28,11 +29,13 @@ pub(super) fn disks(
         (None, FileSource::Local(_)) => return Ok(Vec::new()),
     };
     let listed = &spec.domain.devices.disks;
+    let multi_queue = spec.domain.devices.block_multi_queue.unwrap_or(false);
+    let queues = if multi_queue { u16::try_from(vcpus).unwrap_or(MAX_QUEUES).clamp(1, MAX_QUEUES) } else { 1 };
     let unlisted = spec.volumes.iter().filter(|volume| !listed.iter().any(|disk| disk.name == volume.name));
     let unlisted = unlisted.map(|volume| Disk { name: volume.name.clone(), ..Disk::default() });
     let all = listed.iter().cloned().chain(unlisted);
     all.map(|disk| {
-        let readonly = disk.disk.as_ref().and_then(|target| target.readonly).unwrap_or(false);
+        let readonly = disk.is_readonly();
         // Validation has joined them; a disk without a volume can't come here.
         let found = spec.volumes.iter().enumerate().find(|(_, volume)| volume.name == disk.name);
         let Some((index, volume)) = found else {
@@ -40,9 +43,53 @@ pub(super) fn disks(
             return Err(TranslateError::Field { path, what: "has no volume" });
         };
         let opened = open_volume(index, volume, files, readonly)?;
-        Ok(DiskConfig { readonly, serial: disk.serial, ..opened.into_config(&disk.name, fds)? })
+        let block_size = block_size(&disk, &opened.image)?;
+        Ok(DiskConfig {
+            readonly,
+            serial: disk.serial,
+            shareable: disk.shareable.unwrap_or(false),
+            cache: cache(disk.cache.as_deref()),
+            queues,
+            block_size,
+            on_error: error_policy(disk.error_policy.as_deref()),
+            ..opened.into_config(&disk.name, fds)?
+        })
     })
     .collect()
+}
+
+/// Validation lets no other words through.
+fn cache(word: Option<&str>) -> CacheMode {
+    match word {
+        Some("writethrough") => CacheMode::Writethrough,
+        Some("writeback") => CacheMode::Writeback,
+        _ => CacheMode::None,
+    }
+}
+
+fn error_policy(word: Option<&str>) -> ErrorPolicy {
+    match word {
+        Some("ignore") => ErrorPolicy::Ignore,
+        Some("report") => ErrorPolicy::Report,
+        Some("enospace") => ErrorPolicy::StopOnNoSpace,
+        _ => ErrorPolicy::Stop,
+    }
+}
+
+fn block_size(disk: &Disk, image: &File) -> Result<BlockSize, TranslateError> {
+    match &disk.block_size {
+        Some(SpecBlockSize { custom: Some(custom), .. }) => {
+            Ok(BlockSize { logical: custom.logical, physical: custom.physical })
+        }
+        Some(SpecBlockSize { match_volume: Some(state), .. }) if state.is_enabled() => {
+            let (logical, physical) = block_sizes(image).map_err(|source| {
+                let source = VolumeError::Open { path: disk.name.clone(), source };
+                TranslateError::Disk { name: disk.name.clone(), source }
+            })?;
+            Ok(BlockSize { logical, physical })
+        }
+        _ => Ok(BlockSize::default()),
+    }
 }
 
 /// What a volume became.
@@ -57,7 +104,8 @@ impl Opened {
     fn into_config(self, name: &str, fds: &mut Fds) -> Result<DiskConfig, TranslateError> {
         let image = fds.add(self.image)?;
         let overlay = self.overlay.map(|overlay| fds.add(overlay)).transpose()?;
-        Ok(DiskConfig { format: self.format, overlay, ..DiskConfig::new(name, image) })
+        let (format, cache, on_error) = (self.format, cache(None), error_policy(None));
+        Ok(DiskConfig { format, overlay, cache, on_error, ..DiskConfig::new(name, image) })
     }
 }
 

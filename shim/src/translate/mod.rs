@@ -169,7 +169,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     let mut fds = Fds::default();
     let size = size::size(source.spec, &source.place)?;
     let kvm = fds.add(kvm)?;
-    let disks = disks::disks(source.spec, &files, &mut fds)?;
+    let disks = disks::disks(source.spec, &files, size.vcpus, &mut fds)?;
     let root = match &disks[..] {
         [first, ..] if disks::is_partitioned(&fds, first) => boot::Root::Partition { readonly: first.readonly },
         [first, ..] => boot::Root::Whole { readonly: first.readonly },

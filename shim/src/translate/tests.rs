@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use serde_json::{Value, json};
-use vireo_vmm::config::{BootConfig, ConsoleKind, HugePageSize, ImageFormat};
+use vireo_vmm::config::{BlockSize, BootConfig, CacheMode, ConsoleKind, ErrorPolicy, HugePageSize, ImageFormat};
 
 use super::*;
 
@@ -160,6 +160,36 @@ fn the_root_is_where_the_partition_table_says() {
     disk[512..520].copy_from_slice(b"EFI PART");
     assert_eq!(cmdline(&disk), "console=ttyS0 root=/dev/vda1 rw");
     assert_eq!(cmdline(&[&b"QFI\xfb"[..], &[0; 1020]].concat()), "console=ttyS0 root=/dev/vda1 rw", "as published");
+}
+
+#[test]
+fn disks_behave_as_the_spec_says() {
+    let pod = Pod::new(&["disk/a.img", "boot/vmlinuz"]);
+    let disk = |disk: Value, multi_queue: bool| {
+        let mut spec = json!({
+            "domain": {"cpu": {"cores": 3}, "devices": {"disks": [disk], "blockMultiQueue": multi_queue}},
+            "volumes": [{"name": "a", "containerDisk": {"image": "x"}}],
+        });
+        spec["domain"]["devices"]["disks"][0]["name"] = json!("a");
+        pod.translate(Some(&spec)).unwrap().machine.disks.remove(0)
+    };
+    let plain = disk(json!({}), false);
+    assert_eq!(
+        (plain.cache, plain.on_error, plain.queues),
+        (CacheMode::None, ErrorPolicy::Stop, 1),
+        "KubeVirt's defaults"
+    );
+    assert_eq!((plain.block_size, plain.shareable), (BlockSize::default(), false));
+    let custom = json!({"custom": {"logical": 4096, "physical": 8192}});
+    let other = json!({"cache": "writethrough", "errorPolicy": "enospace", "blockSize": custom});
+    let other = disk(other, true);
+    assert_eq!((other.cache, other.on_error), (CacheMode::Writethrough, ErrorPolicy::StopOnNoSpace));
+    assert_eq!(other.queues, 3);
+    assert!(disk(json!({"shareable": true}), false).shareable);
+    assert_eq!(other.block_size, BlockSize { logical: 4096, physical: 8192 });
+    let cdrom = disk(json!({"cdrom": {"bus": "virtio"}, "blockSize": {"matchVolume": {}}}), false);
+    assert!(cdrom.readonly && cdrom.overlay.is_none());
+    assert!(cdrom.block_size.logical.is_power_of_two());
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! No file is opened with the pod's identity: an image is the container's own throw-away copy. Volumes that the pod shares
 //! with others are not served yet. What is in an image is for the jailed VMM to judge.
 
+mod block_size;
 mod image_root;
 mod local;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 
+pub use block_size::block_sizes;
 pub use image_root::ImageRoot;
 pub use local::{is_named_qcow2, open_local, refuse_other_formats};
 

@@ -112,6 +112,17 @@ pub enum Problem {
     /// One image behind two disks, of which one writes.
     #[error("is the image of disks[{0}] already, and one of the two can write")]
     SharedImage(usize),
+    /// Queues out of range.
+    #[error("{0} is not between 1 and {max}", max = super::disks::MAX_QUEUES)]
+    Queues(u16),
+    /// Blocks that no disk has.
+    #[error("{logical} and {physical}; powers of two are needed, 512 to 4096 bytes and no less up to 2 MiB")]
+    BlockSize {
+        /// Of logical blocks, bytes.
+        logical: u32,
+        /// Of physical blocks, bytes.
+        physical: u32,
+    },
     /// An overlay over what nobody writes.
     #[error("is of no use to a read-only disk")]
     OverlayOfReadOnly,

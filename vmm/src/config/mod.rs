@@ -14,7 +14,7 @@ pub mod plan;
 use serde::{Deserialize, Serialize};
 
 pub use check::{ConfigError, check};
-pub use disks::{DiskConfig, DiskPlan, ImageFormat};
+pub use disks::{BlockSize, CacheMode, DiskConfig, DiskPlan, ErrorPolicy, ImageFormat, MAX_QUEUES};
 pub use firmware::FirmwareProblem;
 pub use identity::{ChassisIdentity, IdentityConfig, SystemIdentity};
 pub use plan::{BootPlan, FirmwarePlan, FlashPlan, KernelPlan, MachinePlan, MemoryPlan, NicPlan};

@@ -1,5 +1,7 @@
 //! Disk images as a flat run of bytes, whatever they are kept in.
 
+#[cfg(test)]
+mod crash;
 pub mod lock;
 mod open;
 pub mod qcow2;

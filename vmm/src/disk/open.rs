@@ -9,7 +9,7 @@ use super::Image;
 use super::lock::{self, LockError};
 use super::qcow2::{self, QcowError, QcowImage};
 use super::raw::{self, RawImage};
-use crate::config::{DiskPlan, ImageFormat};
+use crate::config::{CacheMode, DiskPlan, ImageFormat};
 
 /// How to open an image.
 #[derive(Debug, Clone, Copy)]
@@ -20,11 +20,17 @@ pub struct Options {
     pub readonly: bool,
     /// Whether others may use it at the same time: it is not locked.
     pub shareable: bool,
+    /// Go around the host's page cache where that can be.
+    pub direct: bool,
+    /// Logical blocks, bytes: what the disk is read and written in.
+    pub block: u32,
 }
 
 impl From<&DiskPlan> for Options {
     fn from(plan: &DiskPlan) -> Self {
-        Self { format: plan.format, readonly: plan.readonly, shareable: plan.shareable }
+        let DiskPlan { format, readonly, shareable, .. } = *plan;
+        let (direct, block) = (plan.cache == CacheMode::None, plan.block_size.logical);
+        Self { format, readonly, shareable, direct, block }
     }
 }
 
@@ -43,6 +49,17 @@ pub enum OpenError {
     /// It is of a format that isn't served.
     #[error("is a {0} image; raw and qcow2 are supported (qemu-img convert -O qcow2 makes one)")]
     Format(&'static str),
+    /// It can't have several writers.
+    #[error("a qcow2 image can't be shareable, as only one machine may write to it; a raw one can")]
+    Shared,
+    /// It doesn't end with a block.
+    #[error("disk of {size} bytes is not a multiple of its block size, {block}")]
+    Blocks {
+        /// Bytes of the disk.
+        size: u64,
+        /// Bytes of a logical block.
+        block: u32,
+    },
     /// The host refused to say.
     #[error("image can't be examined")]
     Io(#[source] io::Error),
@@ -60,11 +77,19 @@ pub fn open(file: File, scratch: Option<File>, options: Options) -> Result<Arc<d
         ImageFormat::Qcow2 => true,
         ImageFormat::Detect => detect(&file)?,
     };
-    Ok(match scratch {
+    // Each writer would keep tables of its own.
+    if is_qcow2 && options.shareable && !readonly {
+        return Err(OpenError::Shared);
+    }
+    let image: Arc<dyn Image> = match scratch {
         Some(scratch) if !options.readonly => Arc::new(QcowImage::overlay(scratch, file, is_qcow2)?),
         _ if is_qcow2 => Arc::new(QcowImage::open(file, readonly)?),
-        _ => Arc::new(RawImage::new(file, readonly)?),
-    })
+        _ => Arc::new(RawImage::new(file, readonly, options.direct.then_some(options.block))?),
+    };
+    if !image.size().is_multiple_of(options.block.into()) {
+        return Err(OpenError::Blocks { size: image.size(), block: options.block });
+    }
+    Ok(image)
 }
 
 /// Whether an image is qcow2. Other formats that can be told by their start are refused, as a guest would see garbage.

@@ -6,13 +6,19 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fcntl};
 
 use super::{Image, SECTOR};
 use crate::memory::guest_buffers::GuestBuffers;
 
-/// Zeros written at once where the host can't punch or zero a range itself, bytes.
-const ZEROS: usize = 16 << 10;
+/// Bytes moved at once where they can't be in place: zeros that the host can't make itself, buffers that aren't aligned.
+const CHUNK: usize = 16 << 10;
+
+/// Aligned for every kind of direct I/O.
+#[repr(align(4096))]
+struct Chunk([u8; CHUNK]);
+
+static ZEROS: Chunk = Chunk([0; CHUNK]);
 
 /// Why a file can't be a disk.
 #[derive(Debug, thiserror::Error)]
@@ -40,11 +46,14 @@ pub struct RawImage {
     file: File,
     size: u64,
     readonly: bool,
+    /// The page cache is gone around; what memory, offsets and lengths have to be aligned to then, bytes.
+    direct: Option<usize>,
 }
 
 impl RawImage {
-    /// Takes an open image; it must be open for writing unless `readonly`.
-    pub fn new(mut file: File, readonly: bool) -> Result<Self, RawError> {
+    /// Takes an open image; it must be open for writing unless `readonly`. With `direct`, the size of the blocks that it will be
+    /// read and written in, the host's page cache is gone around if that can be.
+    pub fn new(mut file: File, readonly: bool, direct: Option<u32>) -> Result<Self, RawError> {
         let kind = file.metadata().map_err(RawError::Io)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             let what = match kind {
@@ -63,12 +72,34 @@ impl RawImage {
         if !size.is_multiple_of(SECTOR) {
             return Err(RawError::Size(size));
         }
-        let flags = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETFL).map_err(|e| RawError::Io(e.into()))?;
+        let flags = fcntl(&file, FcntlArg::F_GETFL).map_err(|e| RawError::Io(e.into()))?;
         if !readonly && OFlag::from_bits_truncate(flags) & OFlag::O_ACCMODE == OFlag::O_RDONLY {
             return Err(RawError::NotWritable);
         }
-        Ok(Self { file, size, readonly })
+        let direct = direct.and_then(|block| go_direct(&file, block, size));
+        Ok(Self { file, size, readonly, direct })
     }
+
+    /// Whether the page cache is gone around.
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+}
+
+/// Sets O_DIRECT, and finds out by trying what has to be aligned to what; takes it back if blocks are too small for it.
+fn go_direct(file: &File, block: u32, size: u64) -> Option<usize> {
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL).ok()?);
+    fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)).ok()?;
+    let mut chunk = Box::new(Chunk([0; CHUNK]));
+    let fits = |align: &usize| *align as u64 <= u64::from(block).min(size);
+    let found = [512, 4096].into_iter().filter(fits).find(|align| {
+        let read = file.read_at(&mut chunk.0[..*align], 0);
+        read.is_ok_and(|read| read == *align)
+    });
+    if found.is_none() {
+        fcntl(file, FcntlArg::F_SETFL(flags)).ok()?;
+    }
+    found
 }
 
 /// Changes the allocation of a range of an image, never its size.
@@ -102,11 +133,10 @@ pub(super) fn write_zeroes(file: &File, offset: u64, len: u64, unmap: bool) -> i
 
 /// Writes zeros as bytes.
 pub(super) fn write_zeros(file: &File, mut offset: u64, len: u64) -> io::Result<()> {
-    let zeros = [0; ZEROS];
     let end = offset + len;
     while offset < end {
-        let part = usize::try_from(end - offset).unwrap_or(ZEROS).min(ZEROS);
-        file.write_all_at(&zeros[..part], offset)?;
+        let part = usize::try_from(end - offset).unwrap_or(CHUNK).min(CHUNK);
+        file.write_all_at(&ZEROS.0[..part], offset)?;
         offset += part as u64;
     }
     Ok(())
@@ -126,12 +156,32 @@ impl Image for RawImage {
         self.readonly
     }
 
-    fn read(&self, buffers: &mut GuestBuffers, offset: u64) -> io::Result<()> {
-        buffers.read_exact_at(self.file.as_fd(), offset)
+    fn read(&self, buffers: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {
+        if self.direct.is_none_or(|align| buffers.is_aligned(align)) {
+            return buffers.read_exact_at(self.file.as_fd(), offset);
+        }
+        let mut chunk = Box::new(Chunk([0; CHUNK]));
+        while !buffers.is_empty() {
+            let part = &mut chunk.0[..buffers.len().min(CHUNK)];
+            self.file.read_exact_at(part, offset)?;
+            buffers.fill_front(part);
+            offset += part.len() as u64;
+        }
+        Ok(())
     }
 
-    fn write(&self, buffers: &mut GuestBuffers, offset: u64) -> io::Result<()> {
-        buffers.write_all_at(self.file.as_fd(), offset)
+    fn write(&self, buffers: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {
+        if self.direct.is_none_or(|align| buffers.is_aligned(align)) {
+            return buffers.write_all_at(self.file.as_fd(), offset);
+        }
+        let mut chunk = Box::new(Chunk([0; CHUNK]));
+        while !buffers.is_empty() {
+            let part = &mut chunk.0[..buffers.len().min(CHUNK)];
+            buffers.take_front(part);
+            self.file.write_all_at(part, offset)?;
+            offset += part.len() as u64;
+        }
+        Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -159,23 +209,23 @@ mod tests {
     fn image(content: &[u8]) -> RawImage {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(content, 0).unwrap();
-        RawImage::new(file, false).unwrap()
+        RawImage::new(file, false, None).unwrap()
     }
 
     #[test]
     fn refuses_what_is_no_disk() {
         let file = tempfile::tempfile().unwrap();
-        assert!(matches!(RawImage::new(file.try_clone().unwrap(), false), Err(RawError::Empty)));
+        assert!(matches!(RawImage::new(file.try_clone().unwrap(), false, None), Err(RawError::Empty)));
         file.set_len(513).unwrap();
-        assert!(matches!(RawImage::new(file, false), Err(RawError::Size(513))));
-        let error = RawImage::new(File::open("/").unwrap(), true).unwrap_err();
+        assert!(matches!(RawImage::new(file, false, None), Err(RawError::Size(513))));
+        let error = RawImage::new(File::open("/").unwrap(), true, None).unwrap_err();
         assert_eq!(error.to_string(), "image is a directory; a raw image file or a block device is needed");
-        assert!(matches!(RawImage::new(File::open("/dev/null").unwrap(), true), Err(RawError::Kind(_))));
+        assert!(matches!(RawImage::new(File::open("/dev/null").unwrap(), true, None), Err(RawError::Kind(_))));
         let named = tempfile::NamedTempFile::new().unwrap();
         named.as_file().set_len(512).unwrap();
         let reader = File::open(named.path()).unwrap();
-        assert!(matches!(RawImage::new(reader.try_clone().unwrap(), false), Err(RawError::NotWritable)));
-        assert!(RawImage::new(reader, true).unwrap().readonly());
+        assert!(matches!(RawImage::new(reader.try_clone().unwrap(), false, None), Err(RawError::NotWritable)));
+        assert!(RawImage::new(reader, true, None).unwrap().readonly());
     }
 
     #[test]
@@ -194,5 +244,29 @@ mod tests {
         assert!(bytes[64 << 10..128 << 10].iter().all(|b| *b == 0));
         assert!(image.file.metadata().unwrap().blocks() < before, "space is given back");
         assert_eq!(image.file.metadata().unwrap().len(), 256 << 10);
+    }
+
+    /// Where the file system has no direct I/O (tmpfs before Linux 6.6), the page cache serves.
+    #[test]
+    fn goes_around_the_page_cache_where_blocks_are_large_enough() {
+        let folder = std::env::var_os("CARGO_TARGET_TMPDIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let file = || {
+            let file = tempfile::tempfile_in(&folder).unwrap();
+            file.write_all_at(&vec![7; 64 << 10], 0).unwrap();
+            file
+        };
+        let flags = |file: &File| OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL).unwrap());
+        for block in [512, 4096] {
+            let file = file();
+            let image = RawImage::new(file.try_clone().unwrap(), false, Some(block)).unwrap();
+            assert_eq!(image.is_direct(), flags(&file).contains(OFlag::O_DIRECT), "{block}");
+            let disk = crate::disk::testing::Disk::new(std::sync::Arc::new(image));
+            // The buffers of this one are cut at 512 bytes, which not every file system takes.
+            disk.write(4096, &[9; 8192]).unwrap();
+            assert_eq!(disk.read(0, 64 << 10).unwrap()[4095..12289], [&[7][..], &[9; 8192], &[7]].concat());
+            disk.image.write_zeroes(4096, 4096, false).unwrap();
+            assert_eq!(disk.read(4096, 4096).unwrap(), [0; 4096]);
+        }
+        assert!(!RawImage::new(file(), false, None).unwrap().is_direct());
     }
 }

@@ -80,13 +80,18 @@ impl Fixture {
         Disk::new(open(self.file(!self.overlay), scratch, options).unwrap())
     }
 
+    /// Has qemu-img look for errors in the image.
+    pub fn check(&self) {
+        if self.format == ImageFormat::Qcow2 {
+            qemu_img(&["check", "-q", "-f", "qcow2", self.path("disk").to_str().unwrap()]);
+        }
+    }
+
     /// Has qemu-img look at the image, and at its content unless it lies under an overlay.
     pub fn verify(&self, model: &[u8], what: &str) {
+        self.check();
         let (disk, raw) = (self.path("disk"), self.path("raw"));
         let (path, format) = (disk.to_str().unwrap(), if self.format == ImageFormat::Raw { "raw" } else { "qcow2" });
-        if format == "qcow2" {
-            qemu_img(&["check", "-q", "-f", format, path]);
-        }
         if !self.overlay {
             qemu_img(&["convert", "-f", format, "-O", "raw", path, raw.to_str().unwrap()]);
             assert!(std::fs::read(raw).unwrap() == model, "{what}: as qemu-img reads it");
@@ -94,7 +99,7 @@ impl Fixture {
     }
 
     pub fn options(&self) -> Options {
-        Options { format: self.format, readonly: true, shareable: false }
+        Options { format: self.format, readonly: true, shareable: false, direct: false, block: 512 }
     }
 
     /// What opening it to be read says is wrong with it.

@@ -142,6 +142,26 @@ fn an_image_that_somebody_writes_is_refused() {
 }
 
 #[test]
+fn several_machines_may_write_to_a_raw_image_at_most() {
+    let shared = |fixture: &Fixture| {
+        let options = Options { readonly: false, shareable: true, ..fixture.options() };
+        open(fixture.file(true), None, options).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let raw = Fixture::raw();
+    let _other = raw.open();
+    shared(&raw).unwrap();
+    assert!(shared(&Fixture::qcow2("", &[])).unwrap_err().starts_with("a qcow2 image can't be shareable"));
+}
+
+#[test]
+fn a_disk_is_made_of_whole_blocks() {
+    let fixture = Fixture::raw();
+    let options = Options { block: 4096, ..fixture.options() };
+    let error = open(fixture.file(false), None, options).unwrap_err().to_string();
+    assert_eq!(error, format!("disk of {SIZE} bytes is not a multiple of its block size, 4096"));
+}
+
+#[test]
 fn only_an_image_that_nobody_wrote_is_judged_by_its_content() {
     let fixture = Fixture::qcow2("", &[]);
     let raw = open(fixture.file(false), None, Options { format: ImageFormat::Raw, ..fixture.options() }).unwrap();

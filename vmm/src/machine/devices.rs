@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::bus::{Bus, BusDevice, Overlap};
-use crate::config::{BootPlan, ConsoleKind, MachinePlan};
+use crate::config::{BootPlan, CacheMode, ConsoleKind, MachinePlan};
 use crate::console::hub::{Hub, Input};
 use crate::disk::{self, OpenError};
 use crate::ending::Ending;
@@ -20,7 +20,7 @@ use crate::platform::reset::{I8042, ResetControl};
 use crate::platform::rtc::Rtc;
 use crate::platform::serial::Serial;
 use crate::virtio::balloon::{Balloon, BalloonControl};
-use crate::virtio::block::Block;
+use crate::virtio::block::{Block, Traits};
 use crate::virtio::console::{Backend, Console, Ports};
 use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
@@ -154,7 +154,14 @@ fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result
         let (image, overlay) = (copy(&disk.image)?, disk.overlay.as_ref().map(copy).transpose()?);
         let refused = |source| DeviceError::Disk { name: disk.name.clone(), source };
         let image = disk::open(image, overlay, disk.into()).map_err(refused)?;
-        disk_slots.push(pci.add_virtio(Box::new(Block::new(disk.name.clone(), image, disk.serial)))?);
+        let traits = Traits {
+            serial: disk.serial.unwrap_or_default(),
+            queues: disk.queues,
+            writeback: disk.cache != CacheMode::Writethrough,
+            block_size: disk.block_size,
+            on_error: disk.on_error,
+        };
+        disk_slots.push(pci.add_virtio(Box::new(Block::new(disk.name.clone(), image, traits)))?);
     }
     for nic in &plan.nics {
         let tap = nic.tap.try_clone().map_err(host("nic", &nic.name, "dup of its tap"))?;

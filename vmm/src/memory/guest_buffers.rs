@@ -150,6 +150,23 @@ impl GuestBuffers {
         self.advance(done);
     }
 
+    /// Copies the front of the list to `bytes`, as many as it holds, and takes them off it.
+    pub fn take_front(&mut self, bytes: &mut [u8]) {
+        let mut done = 0;
+        for v in &self.iovecs {
+            let part = v.iov_len.min(bytes.len() - done);
+            // SAFETY: as in `fill_front`, for reads.
+            unsafe { std::ptr::copy_nonoverlapping(v.iov_base.cast(), bytes[done..].as_mut_ptr(), part) };
+            done += part;
+        }
+        self.advance(done);
+    }
+
+    /// Whether every segment starts and ends at a multiple of `align` (a power of two) in this process's memory.
+    pub fn is_aligned(&self, align: usize) -> bool {
+        self.iovecs.iter().all(|v| (v.iov_base.addr() | v.iov_len) & (align - 1) == 0)
+    }
+
     /// Zeroes the first `len` bytes (at most all) of the list, and takes them off it.
     pub fn zero_front(&mut self, len: usize) {
         let len = len.min(self.len);

@@ -49,6 +49,15 @@ pub enum Broken {
     Request(&'static str),
 }
 
+/// What became of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// It is done, with so many bytes written to it.
+    Now(u32),
+    /// It can't be done yet.
+    Later,
+}
+
 impl From<virtio_queue::Error> for Broken {
     fn from(error: virtio_queue::Error) -> Self {
         Self::Ring(error)
@@ -160,6 +169,25 @@ impl Virtqueue {
         room: impl Fn() -> bool,
         mut serve: impl FnMut(Chain<'r>) -> Result<u32, Broken>,
     ) -> Result<(), Broken> {
+        self.drain_with(ram, room, |chain| serve(chain).map(Served::Now))
+    }
+
+    /// The same, up to a chain that is put off: that will be the first to be served next time, for which somebody else has
+    /// to kick.
+    pub fn drain_until_later<'r>(
+        &mut self,
+        ram: &'r Ram,
+        serve: impl FnMut(Chain<'r>) -> Result<Served, Broken>,
+    ) -> Result<(), Broken> {
+        self.drain_with(ram, || true, serve)
+    }
+
+    fn drain_with<'r>(
+        &mut self,
+        ram: &'r Ram,
+        room: impl Fn() -> bool,
+        mut serve: impl FnMut(Chain<'r>) -> Result<Served, Broken>,
+    ) -> Result<(), Broken> {
         let mut left = BUDGET;
         loop {
             self.disable_kicks(ram)?;
@@ -169,7 +197,13 @@ impl Virtqueue {
                 }
                 let Some(chain) = self.pop(ram)? else { break };
                 let head = chain.head_index();
-                let len = serve(chain)?;
+                let len = match serve(chain)? {
+                    Served::Now(len) => len,
+                    Served::Later => {
+                        self.queue.set_next_avail(self.queue.next_avail().wrapping_sub(1));
+                        return self.signal(ram);
+                    }
+                };
                 self.add_used(ram, head, len)?;
                 self.publish(ram)?;
                 left -= 1;

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 use vireo_vmm::bus::BusDevice;
-use vireo_vmm::config::{BootConfig, BootDevice, DiskConfig, FdIndex, FirmwareConfig, ImageFormat, MachineConfig};
+use vireo_vmm::config::{BootConfig, BootDevice, DiskConfig, FdIndex, FirmwareConfig, MachineConfig};
 use vireo_vmm::ending::Outcome;
 use vireo_vmm::jail::seccomp::{self, ThreadKind};
 
@@ -81,15 +81,7 @@ fn seabios_boots_what_the_order_names_first() {
     let firmware = FirmwareConfig::Bios { image: FdIndex(1), serial: false };
     let order = vec![BootDevice::Disk(1), BootDevice::Disk(0)];
     let (mut config, fds) = machine(firmware, order, vec![bios, disk(*b"one!"), disk(*b"two!")]);
-    let disk = |index| DiskConfig {
-        name: format!("d{index}"),
-        image: FdIndex(index),
-        format: ImageFormat::Raw,
-        overlay: None,
-        readonly: false,
-        shareable: false,
-        serial: None,
-    };
+    let disk = |index| DiskConfig::new(format!("d{index}"), FdIndex(index));
     config.disks = vec![disk(2), disk(3)];
     let rig = Rig::with((config, fds));
     let machine = rig.build();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Interface;
+use super::{Disk, Interface};
 
 /// A machine's devices.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -11,6 +11,9 @@ pub struct Devices {
     /// Disks, in the order the guest finds them; each shows the volume of its name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk>,
+    /// Give each disk a queue for each vCPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_multi_queue: Option<bool>,
     /// Network interfaces, each on the network of its name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<Interface>,
@@ -35,30 +38,3 @@ pub struct Devices {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rng {}
-
-/// A disk of the guest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[allow(clippy::struct_field_names, reason = "KubeVirt's names")]
-pub struct Disk {
-    /// The volume it shows.
-    pub name: String,
-    /// As an ordinary disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub disk: Option<DiskTarget>,
-    /// What the guest reads as its serial number, at most 20 bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub serial: Option<String>,
-}
-
-/// How a disk is attached.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct DiskTarget {
-    /// `virtio`, also where left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bus: Option<String>,
-    /// The guest may not write to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub readonly: Option<bool>,
-}

@@ -148,6 +148,7 @@ static KERNEL_BOOT_CONTAINER: Fields = Fields {
 static DEVICES: Fields = Fields {
     supported: &[
         optional("disks", List(&Record(&DISK))),
+        optional("blockMultiQueue", Boolean),
         optional("interfaces", List(&Record(&INTERFACE))),
         optional("rng", Record(&EMPTY)),
         optional("autoattachPodInterface", Boolean),
@@ -158,7 +159,6 @@ static DEVICES: Fields = Fields {
     known: &[
         "autoattachInputDevice",
         "autoattachVSOCK",
-        "blockMultiQueue",
         "clientPassthrough",
         "disableHotplug",
         "downwardMetrics",
@@ -180,24 +180,37 @@ static DEVICES: Fields = Fields {
 static EMPTY: Fields = Fields { supported: &[], known: &[] };
 
 static DISK: Fields = Fields {
-    supported: &[required("name", String), optional("disk", Record(&DISK_TARGET)), optional("serial", String)],
-    known: &[
-        "blockSize",
-        "bootOrder",
-        "cache",
-        "cdrom",
-        "changedBlockTracking",
-        "dedicatedIOThread",
-        "errorPolicy",
-        "io",
-        "lun",
-        "shareable",
-        "tag",
+    supported: &[
+        required("name", String),
+        optional("disk", Record(&DISK_TARGET)),
+        optional("cdrom", Record(&CDROM_TARGET)),
+        optional("serial", String),
+        optional("cache", String),
+        optional("blockSize", Record(&BLOCK_SIZE)),
+        optional("errorPolicy", String),
+        optional("shareable", Boolean),
+        optional("dedicatedIOThread", Boolean),
     ],
+    known: &["bootOrder", "changedBlockTracking", "io", "lun", "tag"],
 };
 
 static DISK_TARGET: Fields =
     Fields { supported: &[optional("bus", String), optional("readonly", Boolean)], known: &["pciAddress"] };
+
+static CDROM_TARGET: Fields =
+    Fields { supported: &[optional("bus", String), optional("readonly", Boolean)], known: &["tray"] };
+
+static BLOCK_SIZE: Fields = Fields {
+    supported: &[optional("custom", Record(&CUSTOM_BLOCK_SIZE)), optional("matchVolume", Record(&FEATURE_STATE))],
+    known: &[],
+};
+
+static CUSTOM_BLOCK_SIZE: Fields = Fields {
+    supported: &[required("logical", Integer), required("physical", Integer)],
+    known: &["discardGranularity"],
+};
+
+static FEATURE_STATE: Fields = Fields { supported: &[optional("enabled", Boolean)], known: &[] };
 
 static INTERFACE: Fields = Fields {
     supported: &[

@@ -2,6 +2,7 @@
 //! names of the others.
 
 mod devices;
+mod disks;
 mod domain;
 pub(crate) mod fields;
 mod instance;
@@ -9,7 +10,8 @@ mod networks;
 mod virtual_machine;
 mod volumes;
 
-pub use devices::{Devices, Disk, DiskTarget, Rng};
+pub use devices::{Devices, Rng};
+pub use disks::{BlockSize, CdromTarget, CustomBlockSize, Disk, DiskTarget, FeatureState};
 pub use domain::{
     Chassis, Cpu, DomainSpec, Firmware, Hugepages, KernelBoot, KernelBootContainer, Memory, ResourceRequirements,
 };

@@ -6,7 +6,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{ConsoleKind, DiskConfig, FdIndex, HugePageSize, IdentityConfig};
+use crate::config::{BlockSize, ConsoleKind, DiskConfig, FdIndex, HugePageSize, IdentityConfig};
 
 /// A config that passes, and its files; needs a `/dev/kvm`.
 struct Good {
@@ -275,6 +275,20 @@ fn a_disk_is_a_raw_image() {
     });
     assert_eq!(link, kind("a symbolic link"));
     assert_eq!(error(|g| write(&g.dir.path().join("disk"), 0)), "disks[0].image: is empty");
+}
+
+#[test]
+fn a_disks_queues_and_blocks_are_bounded() {
+    let disk = |change: fn(&mut DiskConfig)| error(|g| change(&mut g.config.disks[0]));
+    assert_eq!(disk(|d| d.queues = 0), "disks[0].queues: 0 is not between 1 and 32");
+    assert_eq!(disk(|d| d.queues = 33), "disks[0].queues: 33 is not between 1 and 32");
+    for (logical, physical) in [(0, 0), (256, 512), (513, 1024), (512, 513), (4096, 512), (8192, 8192), (512, 4 << 20)]
+    {
+        let mut good = Good::new();
+        good.config.disks[0].block_size = BlockSize { logical, physical };
+        let expected = "powers of two are needed, 512 to 4096 bytes and no less up to 2 MiB";
+        assert_eq!(good.error(), format!("disks[0].block_size: {logical} and {physical}; {expected}"));
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@ pub mod request;
 mod worker;
 
 #[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 mod tests;
 
-pub use device::Block;
+pub use device::{Block, Traits};
 pub use request::Serial;

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::Block;
 use super::request::{self, DiskRange, Limits, Request, Status};
+use super::{Block, Traits};
 use crate::disk::RawImage;
 use crate::memory::guest_buffers::GuestBuffers;
 use crate::virtio::device::{ActivateError, VirtioDevice};
@@ -29,6 +29,10 @@ struct Rig {
     _events: EventThread,
 }
 
+fn traits() -> Traits {
+    Traits { serial: *b"serial-0123456789xyz", ..Traits::default() }
+}
+
 impl Rig {
     fn start(readonly: bool) -> Self {
         Self::with_queue(readonly, |queue| queue)
@@ -39,8 +43,8 @@ impl Rig {
         let file = tempfile::tempfile().unwrap();
         let content: Vec<u8> = (0..SECTORS).flat_map(|s| [u8::try_from(s).unwrap(); 512]).collect();
         file.write_all_at(&content, 0).unwrap();
-        let image = RawImage::new(file.try_clone().unwrap(), readonly).unwrap();
-        let mut block = Block::new("test".into(), Arc::new(image), Some(*b"serial-0123456789xyz"));
+        let image = RawImage::new(file.try_clone().unwrap(), readonly, None).unwrap();
+        let mut block = Block::new("test".into(), Arc::new(image), traits());
         let queue = change(DriverQueue::new(&ram(), 0x1000, 64));
         let told = Arc::new(Told::default());
         block.activate(activation(&[&queue], FLUSH, &told, &events.handle)).unwrap();
