@@ -7,7 +7,7 @@
 //!            │
 //!          pod ── stdio guest_agent       one pod, its containers, its machine: the state machine
 //!            │
-//!  translate network volume launch         a spec becomes a machine, a network, open files, a process
+//!  translate network volume vsock launch   a spec becomes a machine, a network, open files, a process
 //!            │
 //!   bundle cgroup rootfs sweep log        the ground: what containerd left on disk, what the kernel holds for a pod
 //! ```
@@ -34,3 +34,4 @@ pub mod sweep;
 pub mod termination;
 pub mod translate;
 pub mod volume;
+pub mod vsock;

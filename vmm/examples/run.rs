@@ -161,6 +161,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options> {
         nics: Vec::new(),
         rng: true,
         balloon: false,
+        vsock: None,
         identity: IdentityConfig::default(),
         console,
     };

@@ -182,7 +182,8 @@ impl<'a> Session<'a> {
                     | Event::Paused(_)
                     | Event::Resumed
                     | Event::Answer { .. }
-                    | Event::Memory(_),
+                    | Event::Memory(_)
+                    | Event::VsockAsk { .. },
                 ) => {}
                 Received::Closed => {
                     self.last_words();

@@ -15,6 +15,7 @@ use crate::launch::{Launch, launch};
 use crate::network::{self, Attachment};
 use crate::node_config::NodeConfig;
 use crate::translate::{LaunchPlan, Place, Source, annotated_spec, translate};
+use crate::vsock::Sockets;
 
 /// The node's configuration.
 const NODE_CONFIG: &str = "/etc/vireo/config.json";
@@ -44,6 +45,8 @@ impl Builder for Launcher {
         let prepared =
             tokio::task::spawn_blocking(move || inputs.prepare()).await.context("preparing the machine")??;
         let Prepared { vmm, plan, network } = prepared;
+        let sockets = plan.machine.vsock.map(|_| Sockets::bind(bundle.path())).transpose();
+        let sockets = sockets.context("the machine's vsock sockets")?;
         // On this thread, the main one, to whose life the process is bound.
         let process = launch(Launch {
             vmm: &vmm,
@@ -53,7 +56,9 @@ impl Builder for Launcher {
             fds: plan.fds,
             jail: Some(plan.jail),
         })?;
-        Ok(Arc::new(Process::follow(process, network, plan.start_paused).context("the VMM can't be followed")?))
+        Ok(Arc::new(
+            Process::follow(process, network, sockets, plan.start_paused).context("the VMM can't be followed")?,
+        ))
     }
 }
 

@@ -11,6 +11,7 @@ pub mod machine;
 pub mod pod;
 pub mod supervise;
 pub mod vmm;
+mod vsock;
 
 pub use error::PodError;
 pub use pod::Pod;

@@ -23,10 +23,12 @@ use vireo_vmm::control::message::{Answer, Command, End, Event, PauseReason, Requ
 
 use super::answers::Answers;
 use super::machine::{ANSWER, CommandError, Machine, Outcome, State};
+use super::vsock::Connections;
 use crate::launch::{ExitStatus, Vmm};
 use crate::log::bounded;
 use crate::network::Attachment;
 use crate::ready::readable;
+use crate::vsock::Sockets;
 
 /// How long a VMM that has said its last word may stay.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -49,7 +51,12 @@ pub struct Process {
 
 impl Process {
     /// Takes a launched VMM over, whose guest is to be started or, with `start_paused`, paused at first. Needs a tokio runtime.
-    pub fn follow(vmm: Vmm, network: Option<Attachment>, start_paused: bool) -> io::Result<Process> {
+    pub fn follow(
+        vmm: Vmm,
+        network: Option<Attachment>,
+        sockets: Option<Sockets>,
+        start_paused: bool,
+    ) -> io::Result<Process> {
         let (sender, state) = watch::channel(State::Building);
         let killed = Arc::new(AtomicBool::new(false));
         let pid = u32::try_from(vmm.pid.as_raw()).unwrap_or_default();
@@ -63,6 +70,7 @@ impl Process {
             killed: killed.clone(),
             state: sender,
             answers: answers.clone(),
+            vsock: sockets.map(|sockets| Connections::serve(sockets, vmm.clone())),
             last: None,
         };
         tokio::spawn(follower.run());
@@ -151,6 +159,7 @@ struct Follower {
     killed: Arc<AtomicBool>,
     state: watch::Sender<State>,
     answers: Arc<Answers>,
+    vsock: Option<Connections>,
     last: Option<LastWord>,
 }
 
@@ -229,6 +238,12 @@ impl Follower {
             }
             // Nobody asks yet.
             Event::Memory(_) => {}
+            Event::VsockAsk { id, port } => {
+                // Without sockets there is no device to ask.
+                if let Some(connections) = &self.vsock {
+                    connections.ask(id, port);
+                }
+            }
             Event::Rebooted => log::info!("vireo-vmm {}: the guest rebooted", self.vmm.pid),
             Event::Paused(reason) => {
                 let reason = match reason {

@@ -19,7 +19,7 @@ use oci_spec::runtime::{Process, Spec, User};
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
 use vireo_runtimeclass::pod::{ANNOTATION_VMI, DEFAULT_ID};
 use vireo_runtimeclass::{ParseError, parse_vmi};
-use vireo_vmm::config::{FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig};
+use vireo_vmm::config::{FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig, VsockConfig};
 
 use crate::network::PlannedNic;
 use crate::node_config::NodeConfig;
@@ -129,6 +129,9 @@ pub enum TranslateError {
 
 pub use size::SizeError;
 
+/// Every guest's context id: it has the host's side of its vsock to itself, so that nobody else's matters.
+const GUEST_CID: u64 = 3;
+
 /// As many descriptors as cross the control socket at once.
 const MAX_FILES: usize = vireo_vmm::control::message::MAX_FDS;
 
@@ -166,6 +169,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
         Place::Pod { oci, .. } => pod_identity(oci),
         Place::Local { jail, .. } => jail,
     };
+    let vsock = vsock(source.spec, &files)?;
     let mut fds = Fds::default();
     let size = size::size(source.spec, &source.place)?;
     let kvm = fds.add(kvm)?;
@@ -192,6 +196,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
         disks,
         nics,
         balloon: balloon(source.spec, size.memory),
+        vsock,
         identity,
         // A machine that nobody described gets what every guest likes to have.
         rng: source.spec.is_none_or(|spec| spec.domain.devices.rng.is_some()),
@@ -199,6 +204,19 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     // Validation allows no other strategy than Paused.
     let start_paused = source.spec.is_some_and(|spec| spec.start_strategy.is_some());
     Ok(LaunchPlan { machine, fds: fds.0, jail, start_paused })
+}
+
+/// A socket device, where it is asked for. The host's side needs a folder that goes with the machine, which only a pod has.
+fn vsock(
+    spec: Option<&VirtualMachineInstanceSpec>,
+    files: &FileSource<'_>,
+) -> Result<Option<VsockConfig>, TranslateError> {
+    let wanted = spec.and_then(|spec| spec.domain.devices.autoattach_vsock) == Some(true);
+    if wanted && matches!(files, FileSource::Local(_)) {
+        let path = files.field("domain.devices.autoattachVSOCK");
+        return Err(TranslateError::Field { path, what: "vireo run has no place for its sockets; leave it out" });
+    }
+    Ok(wanted.then_some(VsockConfig { cid: GUEST_CID }))
 }
 
 /// As KubeVirt, unless it's told otherwise. Huge pages are never given back, so there it would be of no use.

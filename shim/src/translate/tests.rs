@@ -365,3 +365,15 @@ fn the_machine_says_what_kubevirts_would() {
     assert_eq!((told.uuid[0], told.system.serial.as_deref()), (0x5D, Some("S1")));
     assert_eq!((told.chassis.asset.as_deref(), told.chassis.sku), (Some("A1"), None));
 }
+
+#[test]
+fn vsock_is_there_when_it_is_asked_for() {
+    let pod = Pod::new(DEBIAN);
+    let asked = json!({"domain": {"devices": {"autoattachVSOCK": true}}});
+    assert_eq!(pod.translate(Some(&asked)).unwrap().machine.vsock, Some(VsockConfig { cid: 3 }));
+    assert_eq!(pod.translate(None).unwrap().machine.vsock, None);
+    let spec = parse_vmi(&asked.to_string()).unwrap();
+    let place = Place::Local { folder: pod.dir.path(), jail: JailConfig { uid: 1, gid: 1 } };
+    let refused = compose(pod.source(Some(&spec), place), null()).unwrap_err();
+    assert!(chain(&refused).starts_with("spec.template.spec.domain.devices.autoattachVSOCK: "), "{refused}");
+}

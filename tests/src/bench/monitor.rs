@@ -177,6 +177,7 @@ fn vireo(binary: &PathBuf, guest: &Guest) -> Result<(Process, OwnedFd)> {
         nics: Vec::new(),
         rng: false,
         balloon: false,
+        vsock: None,
         identity: IdentityConfig::default(),
         console: ConsoleKind::Serial,
     };

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use vireo_shim::launch::{ExitStatus, Launch, Vmm, launch};
 use vireo_vmm::config::{
     BootConfig, ConsoleKind, DiskConfig, FdIndex, IdentityConfig, JailConfig, MachineConfig, MemoryConfig, NicConfig,
+    VsockConfig,
 };
 use vireo_vmm::control::client::Received;
 use vireo_vmm::control::message::{Command, End, Event};
@@ -53,6 +54,7 @@ fn machine(name: &str) -> MachineConfig {
         nics: Vec::new(),
         rng: false,
         balloon: false,
+        vsock: None,
         identity: IdentityConfig::default(),
         console: ConsoleKind::Serial,
     }
@@ -225,6 +227,7 @@ fn machine_with_everything() -> Result<(MachineConfig, Vec<OwnedFd>)> {
         nics: vec![nic_config],
         rng: true,
         balloon: true,
+        vsock: Some(VsockConfig { cid: 3 }),
         boot: BootConfig::Kernel { kernel: FdIndex(1), initrd: None, cmdline: String::new() },
         ..machine("prompt")
     };

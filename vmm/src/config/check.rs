@@ -86,6 +86,9 @@ pub enum Problem {
     /// An empty string of the machine's identity, one too long, or one that would garble a terminal.
     #[error("{0:?} is not 1 to {MAX_TEXT} bytes without control characters")]
     Text(String),
+    /// A context id that means somebody else (virtio 1.3 §5.10.4).
+    #[error("{0} is not between 3 and {max}", max = u32::MAX - 1)]
+    ContextId(u64),
     /// A balloon over huge pages.
     #[error("can't be had with huge pages, which no guest gives back one by one")]
     BalloonOfHugePages,
@@ -137,12 +140,16 @@ fn format_mac(m: [u8; 6]) -> String {
 
 /// Checks every value and takes the files that the config names; all of them must be named, each once.
 pub fn check(config: MachineConfig, fds: Vec<OwnedFd>) -> Result<MachinePlan, ConfigError> {
-    let MachineConfig { name, kvm, vcpus, memory, boot, disks, nics, rng, balloon, identity, console } = config;
+    let MachineConfig { name, kvm, vcpus, memory, boot, disks, nics, rng, balloon, vsock, identity, console } = config;
     let mut files = Files::new(fds);
     check_name("name", &name)?;
     let count = u8::try_from(vcpus).ok().filter(|n| (1..=MAX_VCPUS).contains(n));
     let vcpus = count.ok_or_else(|| wrong("vcpus", Problem::Vcpus(vcpus)))?;
     let memory = check_memory(memory)?;
+    let vsock = vsock.map(|vsock| vsock.cid);
+    if let Some(cid) = vsock.filter(|cid| !(3..u64::from(u32::MAX)).contains(cid)) {
+        return Err(wrong("vsock.cid", Problem::ContextId(cid)));
+    }
     if balloon && memory.hugepages.is_some() {
         return Err(wrong("balloon", Problem::BalloonOfHugePages));
     }
@@ -151,7 +158,8 @@ pub fn check(config: MachineConfig, fds: Vec<OwnedFd>) -> Result<MachinePlan, Co
 
     // The virtio console is there whatever the console is, and with firmware the bridge to its board.
     let bridge = matches!(boot, BootPlan::Firmware(_));
-    let devices = disks.len() + nics.len() + usize::from(rng) + usize::from(balloon) + 1 + usize::from(bridge);
+    let optional = [rng, balloon, vsock.is_some(), bridge].map(usize::from);
+    let devices = disks.len() + nics.len() + optional.iter().sum::<usize>() + 1;
     if devices > MAX_PCI_DEVICES {
         let path = if disks.len() >= nics.len() { "disks" } else { "nics" };
         return Err(wrong(path, Problem::Devices(devices)));
@@ -160,7 +168,7 @@ pub fn check(config: MachineConfig, fds: Vec<OwnedFd>) -> Result<MachinePlan, Co
     let nics = check_nics(nics, &mut files)?;
     super::identity::check(&identity)?;
     files.finish().map_err(at("fds"))?;
-    Ok(MachinePlan { name, kvm, vcpus, memory, boot, disks, nics, rng, balloon, identity, console })
+    Ok(MachinePlan { name, kvm, vcpus, memory, boot, disks, nics, rng, balloon, vsock, identity, console })
 }
 
 pub(super) fn wrong(path: impl Into<String>, problem: Problem) -> ConfigError {

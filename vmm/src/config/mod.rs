@@ -44,6 +44,8 @@ pub struct MachineConfig {
     pub rng: bool,
     /// A virtio-balloon device; none with huge pages.
     pub balloon: bool,
+    /// A virtio-vsock device.
+    pub vsock: Option<VsockConfig>,
     /// What the machine calls itself.
     pub identity: IdentityConfig,
     /// Which device the machine's console is.
@@ -140,6 +142,13 @@ pub struct NicConfig {
     pub mac: [u8; 6],
     /// The MTU that the guest is told, bytes.
     pub mtu: Option<u16>,
+}
+
+/// A virtio-vsock device. Its sockets come later, one by one, over the control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VsockConfig {
+    /// The guest's context id, 3 to 2³² - 2. It means nothing outside of the machine.
+    pub cid: u64,
 }
 
 /// The device whose input and output the console streams carry. Both devices are always there.

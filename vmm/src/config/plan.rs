@@ -28,6 +28,8 @@ pub struct MachinePlan {
     pub rng: bool,
     /// A virtio-balloon device; RAM is of ordinary pages then.
     pub balloon: bool,
+    /// The context id of its virtio-vsock device, neither a reserved one nor wider than 32 bits.
+    pub vsock: Option<u64>,
     /// What the machine calls itself: no string is longer than [`MAX_TEXT`](super::identity::MAX_TEXT).
     pub identity: IdentityConfig,
     /// Which device the machine's console is.

@@ -42,8 +42,8 @@ impl Client {
         Ok(Self { socket: Socket::new(fd)? })
     }
 
-    /// Gives a command and copies of `files`: those of the config for [`Command::Launch`], one for
-    /// [`Command::AttachConsole`] and [`Command::AttachAgent`]. [`Error::Full`] if the VMM hasn't read for long.
+    /// Gives a command and copies of `files`: those of the config for [`Command::Launch`], a socket
+    /// for those commands that hand one over. [`Error::Full`] if the VMM hasn't read for long.
     pub fn send(&self, command: &Command, files: &[BorrowedFd<'_>]) -> Result<(), Error> {
         self.socket.send(&socket::encode(command)?, files)
     }

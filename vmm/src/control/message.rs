@@ -51,6 +51,22 @@ pub enum Command {
     /// The guest agent's client: a stream socket comes with the packet, and takes the place of the one before. What it sends
     /// before the guest's agent is there waits; it stays attached through resets.
     AttachAgent,
+    /// Reach a vsock port of the guest's: the client's stream socket comes with the packet. It gets `OK <port>` and a line feed
+    /// once the guest has accepted, and is closed if it doesn't.
+    ConnectVsock {
+        /// The guest's port.
+        port: u32,
+    },
+    /// Yes to an [`Event::VsockAsk`]: the stream socket that the guest is connected to comes with the packet.
+    AcceptVsock {
+        /// Which.
+        id: u32,
+    },
+    /// No.
+    RefuseVsock {
+        /// To which.
+        id: u32,
+    },
     /// Ask the guest to have this much of its RAM in the balloon, down to whole pages; nothing without a balloon. It holds
     /// through resets.
     SetBalloon {
@@ -136,6 +152,14 @@ pub enum Event {
         id: u32,
         /// What became of it.
         answer: Answer,
+    },
+    /// The guest wants a vsock connection to a port of the host's. It waits for [`Command::AcceptVsock`] or
+    /// [`Command::RefuseVsock`]; more than 32 never wait.
+    VsockAsk {
+        /// Names it in the answer.
+        id: u32,
+        /// The host's port.
+        port: u32,
     },
     /// The guest's memory, as it was asked for.
     Memory(MemoryReport),

@@ -133,6 +133,8 @@ impl Process {
             Body::Paused(Still::Fresh(_)) => true,
             Body::Built(_) => false,
         };
+        // Nor does anybody wait for answers that the old machine's guest has asked for.
+        self.asks.clear();
         // The old machine's memory goes before the new one's comes.
         let machine = match self.build(&plan) {
             Ok(machine) => machine,

@@ -7,6 +7,7 @@
 //! What may be done with a built machine is [`lifecycle`](crate::machine::lifecycle)'s; it is done in [`super::requests`].
 //! Everything here happens on the event thread. When the shim hangs up, the process is over at once.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -26,6 +27,7 @@ use crate::jail;
 use crate::jail::seccomp::{self, ThreadKind};
 use crate::machine::lifecycle::Action;
 use crate::machine::{Machine, RunError, Running};
+use crate::virtio::vsock::Ask;
 
 /// How long the guest's last words may take to reach a console that doesn't read.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
@@ -84,6 +86,9 @@ pub(super) struct Process {
     size: Option<(u16, u16)>,
     /// What the balloon is to hold, bytes, likewise.
     balloon: u64,
+    /// What the guest has asked for over vsock, by the id that the shim knows it by.
+    pub asks: BTreeMap<u32, Ask>,
+    next_ask: u32,
 }
 
 pub(super) type Shared = Arc<Mutex<Process>>;
@@ -96,7 +101,18 @@ pub fn serve(control: OwnedFd) -> Result<Verdict, Error> {
     let handle = events.handle();
     let (hub, agent) = (Hub::new(handle.clone()), Line::new(handle.clone()));
     let fd = server.as_fd().as_raw_fd();
-    let process = Process { server, hub, agent, events: handle, guest: None, over: None, size: None, balloon: 0 };
+    let process = Process {
+        server,
+        hub,
+        agent,
+        events: handle,
+        guest: None,
+        over: None,
+        size: None,
+        balloon: 0,
+        asks: BTreeMap::new(),
+        next_ask: 0,
+    };
     let process = Arc::new(Mutex::new(process));
     let shared = Arc::clone(&process);
     events.add(fd, EventSet::IN, move |events, _| {
@@ -163,6 +179,20 @@ impl Process {
                     self.agent.attach(UnixStream::from(file));
                 }
             }
+            Command::ConnectVsock { port } => {
+                for file in files {
+                    if let Some(running) = self.running() {
+                        running.connect_vsock(port, UnixStream::from(file));
+                    }
+                }
+            }
+            Command::AcceptVsock { id } => {
+                // One of a machine before the reset is unknown, and its socket closed.
+                if let (Some(ask), Some(file)) = (self.asks.remove(&id), files.into_iter().next()) {
+                    ask.accept(UnixStream::from(file));
+                }
+            }
+            Command::RefuseVsock { id } => drop(self.asks.remove(&id)),
             Command::SetBalloon { bytes } => {
                 self.balloon = bytes;
                 if let Some(running) = self.running() {
@@ -232,12 +262,28 @@ impl Process {
                 }
             });
         };
+        let (events, process) = (self.events.clone(), Arc::clone(shared));
+        machine.watch_vsock(move |ask| {
+            let process = Arc::clone(&process);
+            events.run(move |_| lock(&process).pass_on(run, ask));
+        });
         let running = machine.run(started, ended, self.pauses(shared, run))?;
         if let Some((columns, rows)) = self.size {
             running.resize_console(columns, rows);
         }
         running.set_balloon(self.balloon);
         Ok(running)
+    }
+
+    /// Passes a wish of the guest's on to the shim.
+    fn pass_on(&mut self, run: u64, ask: Ask) {
+        if self.guest.as_ref().is_none_or(|guest| guest.run != run) {
+            return;
+        }
+        let (id, port) = (self.next_ask, ask.port());
+        self.next_ask = id.wrapping_add(1);
+        self.asks.insert(id, ask);
+        self.tell(&Event::VsockAsk { id, port });
     }
 
     /// The machine of run `run` stopped; whether the process is over.

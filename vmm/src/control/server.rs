@@ -14,8 +14,8 @@ pub struct Server {
 /// What [`Server::receive`] found.
 #[derive(Debug)]
 pub enum Received {
-    /// A command and the files it came with: the config's for [`Command::Launch`], one for [`Command::AttachConsole`]
-    /// and [`Command::AttachAgent`], none otherwise.
+    /// A command and the files it came with: the config's for [`Command::Launch`], a socket for those that
+    /// hand one over, none otherwise.
     Message(Command, Vec<OwnedFd>),
     /// Nothing yet.
     Empty,
@@ -68,6 +68,9 @@ fn check_files(command: &Command, got: usize) -> Result<(), Error> {
         Command::Start { .. } => ("Start", 0),
         Command::Request { .. } => ("Request", 0),
         Command::AttachAgent => ("AttachAgent", 1),
+        Command::ConnectVsock { .. } => ("ConnectVsock", 1),
+        Command::AcceptVsock { .. } => ("AcceptVsock", 1),
+        Command::RefuseVsock { .. } => ("RefuseVsock", 0),
         Command::SetBalloon { .. } => ("SetBalloon", 0),
         Command::AskMemory => ("AskMemory", 0),
         Command::ResizeConsole { .. } => ("ResizeConsole", 0),

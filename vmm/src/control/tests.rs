@@ -52,6 +52,7 @@ fn machine(disks: usize) -> MachineConfig {
         nics: Vec::new(),
         rng: true,
         balloon: false,
+        vsock: None,
         identity: IdentityConfig::default(),
         console: ConsoleKind::Serial,
     }

@@ -28,6 +28,7 @@ use crate::platform::generation_id::{self, GenerationId};
 use crate::vcpu::gate::Gate;
 use crate::vcpu::run::Vcpu;
 use crate::vcpu::{cpuid, state};
+use crate::virtio::vsock::Ask;
 use crate::{acpi, memory, smbios};
 
 /// Why a machine could not be built.
@@ -160,6 +161,14 @@ impl Machine {
         port.bind(Arc::clone(line) as _);
         let channel: Arc<dyn Channel> = Arc::new(port.clone());
         line.bind(&channel);
+    }
+
+    /// Has `handler` called for each connection that the guest wants over vsock. It runs on the device's thread and must not
+    /// wait for anything.
+    pub fn watch_vsock(&self, handler: impl Fn(Ask) + Send + 'static) {
+        if let Some(vsock) = &self.devices.hosts.vsock {
+            vsock.watch(handler);
+        }
     }
 
     /// Its ports, for more devices.

@@ -24,6 +24,7 @@ use crate::virtio::block::{Block, Traits};
 use crate::virtio::console::{Backend, Console, Ports};
 use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
+use crate::virtio::vsock::{Vsock, VsockControl};
 
 /// Why a device could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +80,7 @@ pub(super) struct Devices {
 pub(super) struct Hosts {
     pub console: Ports,
     pub balloon: Option<BalloonControl>,
+    pub vsock: Option<VsockControl>,
 }
 
 impl Devices {
@@ -142,7 +144,7 @@ struct Plugged {
 }
 
 /// The virtio devices, each in the next PCI slot: disks, network cards, the entropy source, the console, the
-/// balloon.
+/// balloon, the sockets.
 fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result<Plugged, DeviceError> {
     let (mut disk_slots, mut nic_slots) = (Vec::new(), Vec::new());
     let host = |kind, name: &String, what| {
@@ -180,5 +182,7 @@ fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result
     pci.add_virtio(Box::new(console))?;
     let balloon = plan.balloon.then(Balloon::new);
     let balloon = balloon.map(|(device, control)| pci.add_virtio(Box::new(device)).map(|_| control)).transpose()?;
-    Ok(Plugged { hosts: Hosts { console: ports, balloon }, disk_slots, nic_slots })
+    let vsock = plan.vsock.map(Vsock::new);
+    let vsock = vsock.map(|(device, control)| pci.add_virtio(Box::new(device)).map(|_| control)).transpose()?;
+    Ok(Plugged { hosts: Hosts { console: ports, balloon, vsock }, disk_slots, nic_slots })
 }

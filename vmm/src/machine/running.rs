@@ -4,6 +4,7 @@
 //! for every thread.
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
@@ -106,6 +107,13 @@ impl Running {
     pub fn set_balloon(&self, bytes: u64) {
         if let Some(balloon) = &self.devices.hosts.balloon {
             balloon.set_target(bytes);
+        }
+    }
+
+    /// Connects `socket` to a vsock port of the guest's; without the device it is closed.
+    pub fn connect_vsock(&self, port: u32, socket: UnixStream) {
+        if let Some(vsock) = &self.devices.hosts.vsock {
+            vsock.connect(port, socket);
         }
     }
 

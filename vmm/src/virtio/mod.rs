@@ -12,6 +12,7 @@ pub mod rng;
 pub mod served;
 pub mod transport;
 pub mod virtqueue;
+pub mod vsock;
 
 #[cfg(test)]
 pub(crate) mod testing;

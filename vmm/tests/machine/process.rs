@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command as Process, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use vireo_vmm::config::MachineConfig;
+use vireo_vmm::config::{MachineConfig, VsockConfig};
 use vireo_vmm::control::client::{Client, Received};
 use vireo_vmm::control::message::{Answer, Command, End, Event, MemoryReport, PauseReason, Request};
 
@@ -241,4 +241,24 @@ fn memory_is_told_when_asked_for() {
     vmm.client().send(&Command::AskMemory, &[]).unwrap();
     let report = MemoryReport { target: 1 << 20, actual: 0, statistics: None };
     assert_eq!(vmm.event(), Event::Memory(report), "this guest has no driver");
+}
+
+#[test]
+fn a_vsock_port_that_no_guest_listens_on_closes_its_socket() {
+    let vmm = Vmm::spawn();
+    let (mut machine, files) = config(elf(prompt()), 1);
+    machine.vsock = Some(VsockConfig { cid: 3 });
+    vmm.launch((machine, files));
+    assert_eq!(vmm.event(), Event::Ready);
+    vmm.client().send(&Command::Start { paused: false }, &[]).unwrap();
+    assert!(matches!(vmm.event(), Event::Started { .. }));
+    let (mut client, theirs) = UnixStream::pair().unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    vmm.client().send(&Command::ConnectVsock { port: 22 }, &[theirs.as_fd()]).unwrap();
+    drop(theirs);
+    assert_eq!(std::io::Read::read(&mut client, &mut [0]).unwrap(), 0);
+    // Answers to what was never asked harm nobody.
+    vmm.client().send(&Command::RefuseVsock { id: 7 }, &[]).unwrap();
+    vmm.client().send(&Command::AskMemory, &[]).unwrap();
+    assert_eq!(vmm.event(), Event::Memory(MemoryReport::default()));
 }

@@ -39,6 +39,7 @@ pub fn config(kernel: File, vcpus: u32) -> (MachineConfig, Vec<OwnedFd>) {
         nics: Vec::new(),
         rng: false,
         balloon: false,
+        vsock: None,
         identity: IdentityConfig::default(),
         console: ConsoleKind::Serial,
     };

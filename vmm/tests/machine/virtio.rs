@@ -2,13 +2,15 @@
 //! ioeventfd, heard by MSI-X.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
 
 use vireo_vmm::config::{ConsoleKind, DiskPlan};
 use vireo_vmm::console::line::Line;
 use vireo_vmm::ending::Outcome;
+use vireo_vmm::jail::seccomp::{self, ThreadKind};
 use vireo_vmm::machine::Machine;
 
 use super::payload::{bzimage, file};
@@ -341,6 +343,62 @@ fn a_guest_gives_pages_back_and_finds_them_empty() {
     assert_eq!(stage.cpu.read(0x380_000, 4), 0);
     stage.cpu.write(0x381_000, 4, 7);
     assert_eq!(stage.cpu.read(0x381_000, 4), 7, "touched again, it is a page as before");
+    stage.end();
+}
+
+// What is missing from a thread's list of system calls kills this process, and so the test.
+#[test]
+fn a_guest_talks_to_the_host_over_vsock_within_the_lists() {
+    let (mut host, theirs) = UnixStream::pair().unwrap();
+    host.set_read_timeout(Some(super::rig::LIMIT)).unwrap();
+    let (stage, _image) = stage_with(
+        |rig| {
+            rig.plan.vsock = Some(3);
+            seccomp::install(ThreadKind::Main).unwrap();
+            rig.restart_events();
+        },
+        |rig, machine| {
+            let (events, theirs) = (rig.events.clone(), Mutex::new(Some(theirs)));
+            machine.watch_vsock(move |ask| {
+                assert_eq!(ask.port(), 77);
+                if let Some(theirs) = theirs.lock().unwrap().take() {
+                    events.run(move |_| ask.accept(theirs));
+                }
+            });
+        },
+    );
+    let vsock = Driver::find(&stage.cpu, 0x1053);
+    vsock.start(0, 2);
+    let (mut said, mut heard) = (0, 0);
+    let mut say = |op: u32, flags: u32, data: &[u8]| {
+        let len = u32::try_from(data.len()).unwrap();
+        // Context ids and ports of both sides, length, kind and operation, flags, credit.
+        for (at, word) in (0..).zip([3, 0, 2, 0, 1000, 77, len, op << 16 | 1, flags, 4096, 0]) {
+            stage.cpu.write(DATA + 4 * at, 4, word);
+        }
+        for (at, byte) in (0..).zip(data) {
+            stage.cpu.write(DATA + 44 + at, 1, (*byte).into());
+        }
+        vsock.offer(1, said, &[(DATA, 44 + len, false)]);
+        vsock.wait(1, said);
+        said += 1;
+    };
+    let mut hear = || {
+        vsock.offer(0, heard, &[(DATA + 0x100, 44, true), (DATA + 0x200, 64, true)]);
+        let len = vsock.wait(0, heard);
+        heard += 1;
+        (stage.cpu.read(DATA + 0x100 + 30, 2), len - 44)
+    };
+    say(1, 0, b"");
+    assert_eq!(hear(), (2, 0), "RESPONSE");
+    say(5, 0, b"ping");
+    expect(&mut host, "ping");
+    host.write_all(b"pong").unwrap();
+    assert_eq!(hear(), (5, 4), "RW");
+    assert_eq!(stage.cpu.read(DATA + 0x200, 4), u32::from_le_bytes(*b"pong"));
+    // The guest sends no more.
+    say(4, 2, b"");
+    assert_eq!(host.read(&mut [0]).unwrap(), 0);
     stage.end();
 }
 

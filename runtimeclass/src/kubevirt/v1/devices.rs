@@ -32,6 +32,9 @@ pub struct Devices {
     /// Attach a memory balloon (default true, but not over huge pages).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoattach_mem_balloon: Option<bool>,
+    /// Attach a socket device (default false).
+    #[serde(default, rename = "autoattachVSOCK", skip_serializing_if = "Option::is_none")]
+    pub autoattach_vsock: Option<bool>,
 }
 
 /// A source of randomness for the guest; it has no options.

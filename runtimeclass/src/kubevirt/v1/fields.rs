@@ -155,10 +155,10 @@ static DEVICES: Fields = Fields {
         optional("autoattachSerialConsole", Boolean),
         optional("autoattachGraphicsDevice", Boolean),
         optional("autoattachMemBalloon", Boolean),
+        optional("autoattachVSOCK", Boolean),
     ],
     known: &[
         "autoattachInputDevice",
-        "autoattachVSOCK",
         "clientPassthrough",
         "disableHotplug",
         "downwardMetrics",

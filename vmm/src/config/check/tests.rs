@@ -6,7 +6,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{BlockSize, ConsoleKind, DiskConfig, FdIndex, HugePageSize, IdentityConfig};
+use crate::config::{BlockSize, ConsoleKind, DiskConfig, FdIndex, HugePageSize, IdentityConfig, VsockConfig};
 
 /// A config that passes, and its files; needs a `/dev/kvm`.
 struct Good {
@@ -60,6 +60,7 @@ impl Good {
             nics: Vec::new(),
             rng: true,
             balloon: false,
+            vsock: None,
             identity: IdentityConfig::default(),
             console: ConsoleKind::Serial,
         };
@@ -397,4 +398,14 @@ fn a_balloon_of_huge_pages_is_refused() {
     good.config.memory.hugepages = Some(HugePageSize::Size2M);
     let error = check(good.config, good.fds).unwrap_err();
     assert_eq!(error.path, "balloon");
+}
+
+#[test]
+fn a_context_id_that_means_somebody_else_is_refused() {
+    for cid in [0, 1, 2, u64::from(u32::MAX), 1 << 32] {
+        let mut good = Good::new();
+        good.config.vsock = Some(VsockConfig { cid });
+        let error = check(good.config, good.fds).unwrap_err();
+        assert_eq!(error.path, "vsock.cid", "{cid}");
+    }
 }
