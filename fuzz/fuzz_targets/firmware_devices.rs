@@ -4,13 +4,14 @@
 use libfuzzer_sys::fuzz_target;
 use vireo_fuzz::memory;
 use vireo_vmm::bus::BusDevice;
+use vireo_vmm::config::Topology;
 use vireo_vmm::platform::fw_cfg::{FwCfg, Items};
 use vireo_vmm::platform::pflash::chip::{BLOCK, Chip, Effect};
 
 fuzz_target!(|input: &[u8]| {
     // The input is also what lies in memory, descriptors among it.
     let ram = memory(input);
-    let mut items = Items::new(2, 1 << 20);
+    let mut items = Items::new(Topology::cores(2), 1 << 20);
     items.add_file("etc/fixed", vec![1; 1000]).expect("a new name");
     items.add_made_file("etc/made", || vec![2; 5000]).expect("a new name");
     let fw_cfg = FwCfg::new(items, ram);

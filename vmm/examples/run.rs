@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use vireo_vmm::config::{
-    BootConfig, BootDevice, ConsoleKind, DiskConfig, FdIndex, FirmwareConfig, IdentityConfig, MachineConfig,
+    BootConfig, BootDevice, ConsoleKind, CpuConfig, DiskConfig, FdIndex, FirmwareConfig, IdentityConfig, MachineConfig,
     MemoryConfig,
 };
 use vireo_vmm::control::client::{Client, Received};
@@ -155,6 +155,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Options> {
         name: "run".to_owned(),
         kvm,
         vcpus: cpus,
+        cpu: CpuConfig::default(),
         memory: MemoryConfig { size: mib << 20, hugepages: None },
         boot,
         disks,

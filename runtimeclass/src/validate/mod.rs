@@ -3,6 +3,7 @@
 //! Each rule reports by path and goes on, so that a user sees everything at once. What only the node can know (does the
 //! file exist, does the guest fit the limit) is not here.
 
+mod cpu;
 mod identity;
 mod networks;
 mod storage;
@@ -108,17 +109,7 @@ impl Rules<'_> {
 }
 
 fn domain(domain: &DomainSpec, rules: &mut Rules<'_>) {
-    if let Some(cpu) = &domain.cpu {
-        for (field, value) in [("cores", cpu.cores), ("sockets", cpu.sockets), ("threads", cpu.threads)] {
-            if value == Some(0) {
-                rules.refuse(format_args!("domain.cpu.{field}"), "0; at least 1 is needed");
-            }
-        }
-    }
-    if let Some(vcpus) = domain.vcpus().filter(|n| *n > MAX_VCPUS) {
-        let field = if domain.cpu.is_some() { "domain.cpu" } else { "domain.resources" };
-        rules.refuse(field, format!("{vcpus} vCPUs; a machine has at most {MAX_VCPUS}"));
-    }
+    cpu::check(domain, rules);
     for (field, amounts) in [("requests", &domain.resources.requests), ("limits", &domain.resources.limits)] {
         for name in amounts.keys().filter(|name| !matches!(name.as_str(), "cpu" | "memory")) {
             rules.refuse(format_args!("domain.resources.{field}.{name}"), "not supported by vireo; cpu and memory are");

@@ -16,7 +16,11 @@ fn refusals(spec: &Value) -> Vec<String> {
 fn vmi(change: impl FnOnce(&mut Value)) -> Value {
     let mut spec = json!({
         "domain": {
-            "cpu": {"cores": 2, "sockets": 1, "threads": 1},
+            "cpu": {
+                "cores": 2, "sockets": 1, "threads": 1, "model": "EPYC", "dedicatedCpuPlacement": true,
+                "features": [{"name": "avx", "policy": "disable"}, {"name": "svm"}],
+            },
+            "features": {"kvm": {"hidden": true}},
             "memory": {"guest": "512Mi"},
             "resources": {"limits": {"memory": "1Gi", "cpu": 2}},
             "firmware": {"kernelBoot": {
@@ -58,7 +62,23 @@ fn each_wrong_value_is_refused_by_its_path() {
         ("/domain/cpu/cores", json!(-1), "spec.domain.cpu.cores: must be a whole number from 0 to 2147483647"),
         ("/domain/cpu/cores", json!("2"), "spec.domain.cpu.cores: must be a whole number from 0 to 2147483647"),
         ("/domain/cpu/cores", json!(2_147_483_647), "spec.domain.cpu: 2147483647 vCPUs; a machine has at most 254"),
-        ("/domain/cpu/model", json!("host-passthrough"), "spec.domain.cpu.model: not supported by vireo"),
+        ("/domain/cpu/model", json!(7), "spec.domain.cpu.model: must be a string"),
+        (
+            "/domain/cpu/isolateEmulatorThread",
+            json!(true),
+            "spec.domain.cpu.isolateEmulatorThread: not supported by vireo",
+        ),
+        (
+            "/domain/cpu/features",
+            json!([{"name": "avx", "policy": "perhaps"}]),
+            "spec.domain.cpu.features[0].policy: \"perhaps\" is not supported by vireo; force, require, optional, disable, forbid are",
+        ),
+        (
+            "/domain/cpu/features",
+            json!([{"name": "avx"}, {"name": "avx", "policy": "disable"}]),
+            "spec.domain.cpu.features[1].name: \"avx\" is features[0] already",
+        ),
+        ("/domain/features/smm", json!({}), "spec.domain.features.smm: not supported by vireo"),
         (
             "/domain/memory/guest",
             json!("0"),

@@ -4,6 +4,7 @@
 //! is taken from the container (`docs/pods.md` lists the rules).
 
 mod boot;
+mod cpu;
 mod disks;
 mod identity;
 mod size;
@@ -116,6 +117,14 @@ pub enum TranslateError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// Processors that this node can't give.
+    #[error("{path}: {what}")]
+    Cpu {
+        /// The field.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The guest doesn't fit.
     #[error(transparent)]
     Size(#[from] SizeError),
@@ -172,6 +181,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     let vsock = vsock(source.spec, &files)?;
     let mut fds = Fds::default();
     let size = size::size(source.spec, &source.place)?;
+    let cpu = cpu::cpu(source.spec, &source.place, &files, (size.vcpus, &kvm))?;
     let kvm = fds.add(kvm)?;
     let disks = disks::disks(source.spec, &files, size.vcpus, &mut fds)?;
     let root = match &disks[..] {
@@ -190,6 +200,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
         name: source.name.to_owned(),
         kvm,
         vcpus: size.vcpus,
+        cpu,
         memory: size.memory,
         console: boot.console,
         boot: boot.config,

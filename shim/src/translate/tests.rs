@@ -2,7 +2,9 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use serde_json::{Value, json};
-use vireo_vmm::config::{BlockSize, BootConfig, CacheMode, ConsoleKind, ErrorPolicy, HugePageSize, ImageFormat};
+use vireo_vmm::config::{
+    BlockSize, BootConfig, CacheMode, ConsoleKind, CpuModel, ErrorPolicy, HugePageSize, ImageFormat, TopologyConfig,
+};
 
 use super::*;
 
@@ -34,10 +36,14 @@ impl Pod {
     }
 
     fn translate(&self, spec: Option<&Value>) -> Result<LaunchPlan, TranslateError> {
+        self.translate_on(null(), spec)
+    }
+
+    fn translate_on(&self, kvm: File, spec: Option<&Value>) -> Result<LaunchPlan, TranslateError> {
         let oci: Spec = serde_json::from_value(self.oci.clone()).unwrap();
         let spec = spec.map(|spec| parse_vmi(&spec.to_string()).unwrap());
         let place = Place::Pod { oci: &oci, rootfs: self.dir.path() };
-        compose(self.source(spec.as_ref(), place), null())
+        compose(self.source(spec.as_ref(), place), kvm)
     }
 
     fn source<'a>(&'a self, spec: Option<&'a VirtualMachineInstanceSpec>, place: Place<'a>) -> Source<'a> {
@@ -364,6 +370,45 @@ fn the_machine_says_what_kubevirts_would() {
     let told = identity(&pod, Some(&spec));
     assert_eq!((told.uuid[0], told.system.serial.as_deref()), (0x5D, Some("S1")));
     assert_eq!((told.chassis.asset.as_deref(), told.chassis.sku), (Some("A1"), None));
+}
+
+#[test]
+fn processors_are_laid_out_hidden_and_bound() {
+    let mut pod = Pod::new(DEBIAN).limits(1 << 30, 400_000, 100_000);
+    let spec = json!({"domain": {
+        "cpu": {"sockets": 2, "threads": 2, "model": "host-passthrough", "dedicatedCpuPlacement": true},
+        "features": {"kvm": {"hidden": true}},
+        "devices": {},
+    }});
+    let refusal = pod.refusal(Some(&spec));
+    assert!(
+        refusal.starts_with("spec.domain.cpu.dedicatedCpuPlacement: the container has 0 CPUs of its own for 4 vCPUs; "),
+        "{refusal}"
+    );
+    pod.oci["linux"]["resources"]["cpu"]["cpus"] = json!("2-4,9-11");
+    let cpu = pod.translate(Some(&spec)).unwrap().machine.cpu;
+    assert_eq!(cpu.topology, Some(TopologyConfig { sockets: 2, cores: 1, threads: 2 }));
+    assert_eq!((cpu.model, cpu.hide_kvm, cpu.pins), (CpuModel::HostPassthrough, true, vec![2, 3, 4, 9]));
+    let odd = json!({"domain": {"cpu": {"sockets": 70, "cores": 3}, "devices": {}}});
+    let refusal = pod.refusal(Some(&odd));
+    assert!(
+        refusal.starts_with("spec.domain.cpu: 70 sockets of 3 cores of 1 threads: APIC ids go up to 278, "),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn models_and_features_that_the_node_lacks_are_refused_by_name() {
+    let pod = Pod::new(DEBIAN);
+    let refusal = |cpu: Value| {
+        let kvm = File::options().read(true).write(true).open("/dev/kvm").unwrap();
+        chain(&pod.translate_on(kvm, Some(&json!({"domain": {"cpu": cpu, "devices": {}}}))).unwrap_err())
+    };
+    let model = refusal(json!({"model": "Pentium-7"}));
+    assert!(model.starts_with("spec.domain.cpu.model: \"Pentium-7\" is not a CPU model known to vireo"), "{model}");
+    let feature = refusal(json!({"features": [{"name": "fpu"}, {"name": "avx512-4vnniw", "policy": "require"}]}));
+    let expected = "spec.domain.cpu.features[1]: \"avx512-4vnniw\" is required, which this host's KVM does not offer";
+    assert_eq!(feature, expected);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use vireo_shim::launch::{Launch, Vmm, launch};
 use vireo_vmm::{
-    config::{BootConfig, ConsoleKind, FdIndex, IdentityConfig, JailConfig, MachineConfig, MemoryConfig},
+    config::{BootConfig, ConsoleKind, CpuConfig, FdIndex, IdentityConfig, JailConfig, MachineConfig, MemoryConfig},
     control::{
         client::Received,
         message::{Command as Order, Event},
@@ -171,6 +171,7 @@ fn vireo(binary: &PathBuf, guest: &Guest) -> Result<(Process, OwnedFd)> {
         name: "bench".to_owned(),
         kvm: FdIndex(0),
         vcpus: 1,
+        cpu: CpuConfig::default(),
         memory: MemoryConfig { size: GUEST_MEMORY_BYTES, hugepages: None },
         boot: BootConfig::Kernel { kernel: FdIndex(1), initrd, cmdline: guest.cmdline.clone() },
         disks: Vec::new(),

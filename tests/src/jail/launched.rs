@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use vireo_shim::launch::{ExitStatus, Launch, Vmm, launch};
 use vireo_vmm::config::{
-    BootConfig, ConsoleKind, DiskConfig, FdIndex, IdentityConfig, JailConfig, MachineConfig, MemoryConfig, NicConfig,
-    VsockConfig,
+    BootConfig, ConsoleKind, CpuConfig, DiskConfig, FdIndex, IdentityConfig, JailConfig, MachineConfig, MemoryConfig,
+    NicConfig, VsockConfig,
 };
 use vireo_vmm::control::client::Received;
 use vireo_vmm::control::message::{Command, End, Event};
@@ -48,6 +48,7 @@ fn machine(name: &str) -> MachineConfig {
         name: name.to_owned(),
         kvm: FdIndex(0),
         vcpus: 1,
+        cpu: CpuConfig::default(),
         memory: MemoryConfig { size: 64 << 20, hugepages: None },
         boot: BootConfig::Kernel { kernel: FdIndex(0), initrd: None, cmdline: String::new() },
         disks: Vec::new(),
@@ -223,6 +224,7 @@ fn machine_with_everything() -> Result<(MachineConfig, Vec<OwnedFd>)> {
     let nic_config = NicConfig { name: "default".into(), tap: FdIndex(3), mac: [0x52, 0x54, 0, 1, 2, 3], mtu: None };
     let machine = MachineConfig {
         vcpus: 2,
+        cpu: CpuConfig::default(),
         disks: vec![disk_config],
         nics: vec![nic_config],
         rng: true,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 
 use super::{
     Bench, Scenario,
@@ -16,6 +17,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("container_disk_boots_to_its_prompt", container_disk_boots),
     Scenario::each("without_a_terminal_the_console_is_the_log", console_without_terminal),
     Scenario::each("annotation_describes_the_machine", annotation),
+    Scenario::once("processors_are_as_described", processors),
     Scenario::each("stats_count_the_guest", stats),
     Scenario::each("a_rotated_log_goes_on", rotated_log),
     Scenario::each("ordinary_pods_run_beside", ordinary),
@@ -65,6 +67,29 @@ fn annotation(bench: &mut Bench) -> Result<()> {
     let memory: u64 = finding(&line, "mem_kib").parse()?;
     ensure!((100 << 10..192 << 10).contains(&memory), "{line}");
     ensure!(line.contains("vireo.mark=annotated"), "{line}");
+    pod.remove(bench)
+}
+
+fn processors(bench: &mut Bench) -> Result<()> {
+    let mut spec = vmi("");
+    spec["domain"]["cpu"] = json!({
+        "sockets": 2, "threads": 2, "model": "qemu64",
+        "features": [{"name": "aes", "policy": "optional"}, {"name": "cx16", "policy": "disable"}],
+    });
+    let mut pod = bench.pod(PodSpec { cpu_limit: 4000, ..PodSpec::described(&spec) })?;
+    pod.create(bench)?;
+    pod.start(bench)?;
+    let mut console = pod.attach(bench)?;
+    console.wait_for(PROMPT, LIMIT)?;
+    console
+        .send("cd /sys/devices/system/cpu/cpu3/topology; echo $(cat physical_package_id core_cpus_list) is last\n")?;
+    console.wait_for("\n1 2-3 is last", LIMIT)?;
+    console.send("echo $(grep -c 'model name.*: qemu64' /proc/cpuinfo) named\n")?;
+    console.wait_for("\n4 named", LIMIT)?;
+    for (flag, count) in [("lahf_lm", 4), ("cx16", 0), ("avx", 0)] {
+        console.send(&format!("echo $(grep -cw {flag} /proc/cpuinfo) have {flag}\n"))?;
+        console.wait_for(&format!("\n{count} have {flag}"), LIMIT)?;
+    }
     pod.remove(bench)
 }
 

@@ -16,6 +16,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("malformed_annotation_is_refused", malformed_annotation),
     Scenario::each("unknown_field_is_refused", unknown_field),
     Scenario::each("absurd_sizes_are_refused", absurd_sizes),
+    Scenario::each("cpu_that_the_node_lacks_is_refused", no_such_cpu),
     Scenario::each("kernel_that_is_none_is_refused", no_kernel),
     Scenario::each("image_without_a_disk_is_refused", no_disk),
     Scenario::each("image_with_two_disks_is_refused", two_disks),
@@ -63,6 +64,23 @@ fn absurd_sizes(bench: &mut Bench) -> Result<()> {
         let mut spec = vmi("");
         *spec.pointer_mut(path).context("the spec has the field")? = value.clone();
         refused(bench, PodSpec::described(&spec), &[word]).with_context(|| format!("{path} = {value}"))?;
+    }
+    Ok(())
+}
+
+fn no_such_cpu(bench: &mut Bench) -> Result<()> {
+    let cases = [
+        (json!({"model": "Pentium-7"}), "spec.domain.cpu.model: \"Pentium-7\" is not a CPU model"),
+        (
+            json!({"features": [{"name": "avx512-4vnniw"}]}),
+            "spec.domain.cpu.features[0]: \"avx512-4vnniw\" is required",
+        ),
+        (json!({"dedicatedCpuPlacement": true}), "spec.domain.cpu.dedicatedCpuPlacement: the container has 0 CPUs"),
+    ];
+    for (cpu, words) in cases {
+        let mut spec = vmi("");
+        spec["domain"]["cpu"] = cpu;
+        refused(bench, PodSpec::described(&spec), &[words])?;
     }
     Ok(())
 }

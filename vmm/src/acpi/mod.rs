@@ -17,6 +17,7 @@ use acpi_tables::mcfg::MCFG;
 use acpi_tables::sdt::Sdt;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
+use crate::config::Topology;
 use crate::memory::GuestRam;
 use crate::memory::layout::{IOAPIC_START, LAPIC_START, gsi, low, port};
 use tables::Tables;
@@ -39,7 +40,7 @@ const FADT_X_DSDT: usize = 140;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Board {
     /// Processors.
-    pub vcpus: u8,
+    pub cpus: Topology,
     /// Base of the enhanced configuration space.
     pub ecam: u64,
     /// The 64-bit PCI window.
@@ -67,7 +68,7 @@ fn build(board: &Board) -> Tables {
     tables.point(fadt + FADT_X_DSDT, 8, dsdt);
     let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
     mcfg.add_ecam(board.ecam, 0, 0, 0);
-    let entries = [fadt, tables.add(&madt(board.vcpus)), tables.add(&mcfg)];
+    let entries = [fadt, tables.add(&madt(board.cpus)), tables.add(&mcfg)];
     tables.add_root(&entries);
     tables
 }
@@ -102,7 +103,7 @@ fn fadt() -> FADT {
 }
 
 /// Interrupt controllers (ACPI 6.5 §5.2.12). `acpi_tables` has no override and NMI entries, so its bytes stand here.
-fn madt(vcpus: u8) -> Sdt {
+fn madt(cpus: Topology) -> Sdt {
     /// 8259s are there too.
     const PCAT_COMPAT: u32 = 1;
     /// Polarity and trigger: active high, level.
@@ -110,9 +111,9 @@ fn madt(vcpus: u8) -> Sdt {
     let mut body = Vec::new();
     body.extend(u32::try_from(LAPIC_START).unwrap_or(0).to_le_bytes());
     body.extend(PCAT_COMPAT.to_le_bytes());
-    for cpu in 0..vcpus {
-        // Processor local APIC, enabled.
-        body.extend([0, 8, cpu, cpu, 1, 0, 0, 0]);
+    for cpu in 0..cpus.vcpus() {
+        // Processor local APIC, enabled; in the order of the vCPUs.
+        body.extend([0, 8, cpu, cpus.apic_id(cpu), 1, 0, 0, 0]);
     }
     // The I/O APIC, id 0, from GSI 0.
     body.extend([1, 12, 0, 0]);

@@ -3,7 +3,7 @@ use super::*;
 use crate::memory::guest_ram;
 use crate::memory::layout::ECAM_START;
 
-const BOARD: Board = Board { vcpus: 254, ecam: ECAM_START, mmio64: 4 << 30..1 << 46 };
+const BOARD: Board = Board { cpus: Topology::cores(254), ecam: ECAM_START, mmio64: 4 << 30..1 << 46 };
 
 /// Memory that tables are read from: its first byte's address, and the bytes.
 struct Memory(u64, Vec<u8>);

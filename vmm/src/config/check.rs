@@ -4,6 +4,7 @@
 
 use std::os::fd::OwnedFd;
 
+use super::cpu::CpuProblem;
 use super::disks::check_disks;
 use super::files::{self, FileProblem, Files};
 use super::identity::MAX_TEXT;
@@ -49,6 +50,9 @@ pub enum Problem {
     /// vCPUs out of range.
     #[error("{0} is not between 1 and {MAX_VCPUS}")]
     Vcpus(u32),
+    /// Processors that can't be.
+    #[error(transparent)]
+    Cpu(#[from] CpuProblem),
     /// RAM out of range.
     #[error("{0} bytes is not between {min} MiB and {max} GiB", min = MIN_MEMORY >> 20, max = MAX_MEMORY >> 30)]
     MemoryRange(u64),
@@ -140,11 +144,13 @@ fn format_mac(m: [u8; 6]) -> String {
 
 /// Checks every value and takes the files that the config names; all of them must be named, each once.
 pub fn check(config: MachineConfig, fds: Vec<OwnedFd>) -> Result<MachinePlan, ConfigError> {
-    let MachineConfig { name, kvm, vcpus, memory, boot, disks, nics, rng, balloon, vsock, identity, console } = config;
+    let MachineConfig { name, kvm, vcpus, cpu, memory, boot, disks, nics, rng, balloon, vsock, identity, console } =
+        config;
     let mut files = Files::new(fds);
     check_name("name", &name)?;
     let count = u8::try_from(vcpus).ok().filter(|n| (1..=MAX_VCPUS).contains(n));
     let vcpus = count.ok_or_else(|| wrong("vcpus", Problem::Vcpus(vcpus)))?;
+    let cpu = super::cpu::check(cpu, vcpus)?;
     let memory = check_memory(memory)?;
     let vsock = vsock.map(|vsock| vsock.cid);
     if let Some(cid) = vsock.filter(|cid| !(3..u64::from(u32::MAX)).contains(cid)) {
@@ -168,7 +174,7 @@ pub fn check(config: MachineConfig, fds: Vec<OwnedFd>) -> Result<MachinePlan, Co
     let nics = check_nics(nics, &mut files)?;
     super::identity::check(&identity)?;
     files.finish().map_err(at("fds"))?;
-    Ok(MachinePlan { name, kvm, vcpus, memory, boot, disks, nics, rng, balloon, vsock, identity, console })
+    Ok(MachinePlan { name, kvm, vcpus, cpu, memory, boot, disks, nics, rng, balloon, vsock, identity, console })
 }
 
 pub(super) fn wrong(path: impl Into<String>, problem: Problem) -> ConfigError {

@@ -5,6 +5,7 @@
 //! path, so that nothing in it can reach the host.
 
 pub mod check;
+pub mod cpu;
 mod disks;
 mod files;
 mod firmware;
@@ -14,6 +15,7 @@ pub mod plan;
 use serde::{Deserialize, Serialize};
 
 pub use check::{ConfigError, check};
+pub use cpu::{CpuConfig, CpuFeature, CpuModel, CpuPlan, FeaturePolicy, Topology, TopologyConfig};
 pub use disks::{BlockSize, CacheMode, DiskConfig, DiskPlan, ErrorPolicy, ImageFormat, MAX_QUEUES};
 pub use firmware::FirmwareProblem;
 pub use identity::{ChassisIdentity, IdentityConfig, SystemIdentity};
@@ -32,6 +34,8 @@ pub struct MachineConfig {
     pub kvm: FdIndex,
     /// Number of vCPUs.
     pub vcpus: u32,
+    /// What the vCPUs are.
+    pub cpu: CpuConfig,
     /// The guest's RAM.
     pub memory: MemoryConfig,
     /// What runs first.

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 
-use super::{BootDevice, ConsoleKind, DiskPlan, HugePageSize, IdentityConfig};
+use super::{BootDevice, ConsoleKind, CpuPlan, DiskPlan, HugePageSize, IdentityConfig};
 
 /// The machine. See [`MachineConfig`](super::MachineConfig) for what each part means.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct MachinePlan {
     pub kvm: File,
     /// Number of vCPUs, 1 to [`MAX_VCPUS`](super::check::MAX_VCPUS).
     pub vcpus: u8,
+    /// What the vCPUs are.
+    pub cpu: CpuPlan,
     /// The guest's RAM.
     pub memory: MemoryPlan,
     /// What runs first.

@@ -13,7 +13,7 @@ use super::message::{Command, End, Event, MAX_FDS, MAX_PACKET};
 use super::server::{Received, Server};
 use super::socket::Error;
 use crate::config::{
-    BootConfig, ConsoleKind, DiskConfig, FdIndex, IdentityConfig, JailConfig, MachineConfig, MemoryConfig,
+    BootConfig, ConsoleKind, CpuConfig, DiskConfig, FdIndex, IdentityConfig, JailConfig, MachineConfig, MemoryConfig,
 };
 
 /// Bytes, how many files with them, and the error they deserve.
@@ -46,6 +46,7 @@ fn machine(disks: usize) -> MachineConfig {
         name: "vm".into(),
         kvm: FdIndex(0),
         vcpus: 1,
+        cpu: CpuConfig::default(),
         memory: MemoryConfig { size: 1 << 30, hugepages: None },
         boot: BootConfig::Kernel { kernel: FdIndex(1), initrd: None, cmdline: "c".repeat(2047) },
         disks: (0..disks).map(disk).collect(),

@@ -158,6 +158,8 @@ pub(super) fn main() -> Result<AllowList, BackendError> {
     list.kvm(kvm::BUILD)?;
     list.kvm(kvm::CONTROL)?;
     list.ioctls(&[file::FIONBIO, file::TUNSETOFFLOAD, file::TUNSETVNETHDRSZ])?;
+    // A thread that will run a vCPU binds itself, and none but itself, to a host CPU.
+    list.only(libc::SYS_sched_setaffinity, 0, Op::Eq, 0)?;
     // RAM is sealed, disk images are locked.
     for command in [libc::F_ADD_SEALS, libc::F_OFD_SETLK] {
         list.only(libc::SYS_fcntl, 1, Op::Eq, signed(command))?;

@@ -121,7 +121,7 @@ impl Machine {
         let interrupts = Interrupts::new(Arc::clone(&vm));
         let (ending, gate, pauses) = (Arc::new(Ending::default()), Arc::new(Gate::default()), PauseRequests::default());
 
-        let template = cpuid::Template::new(&kvm, plan.vcpus)?;
+        let template = cpuid::Template::new(&kvm, &plan.cpu)?;
         let mmio64 = layout::pci_mmio64(plan.memory.size, template.address_bits());
         let mmio = Arc::new(Bus::default());
         let context = PciContext {
@@ -135,7 +135,7 @@ impl Machine {
             mmio64: mmio64.clone(),
         };
         let devices = Devices::new(plan, hub, context, &ending)?;
-        let board = acpi::Board { vcpus: plan.vcpus, ecam: layout::ECAM_START, mmio64 };
+        let board = acpi::Board { cpus: plan.cpu.topology, ecam: layout::ECAM_START, mmio64 };
         let (entry, rom) = match &plan.boot {
             BootPlan::Kernel(kernel) => (load_kernel(plan, kernel, &board, &ram)?, None),
             BootPlan::Firmware(plan_of) => {
@@ -234,8 +234,9 @@ fn build_vcpus(
     (ending, gate): (&Arc<Ending>, &Arc<Gate>),
 ) -> Result<Vec<Vcpu>, BuildError> {
     let has_firmware = matches!(plan.boot, BootPlan::Firmware(_));
+    let topology = plan.cpu.topology;
     let build = |index: u8| {
-        let fd = vm.create_vcpu(index.into()).map_err(kvm_call("KVM_CREATE_VCPU"))?;
+        let fd = vm.create_vcpu(topology.apic_id(index).into()).map_err(kvm_call("KVM_CREATE_VCPU"))?;
         fd.set_cpuid2(&template.for_vcpu(index)?).map_err(kvm_call("KVM_SET_CPUID2"))?;
         // After CPUID, which says what MSRs there are.
         let set_state = || {
@@ -246,7 +247,8 @@ fn build_vcpus(
         };
         set_state().map_err(|source| BuildError::State { index, source })?;
         let (ports, mmio) = (Arc::clone(&devices.ports), Arc::clone(&devices.mmio));
-        Ok(Vcpu { index, fd, ports, mmio, ending: Arc::clone(ending), pass: gate.admit() })
+        let host_cpu = plan.cpu.pins.get(usize::from(index)).copied();
+        Ok(Vcpu { index, host_cpu, fd, ports, mmio, ending: Arc::clone(ending), pass: gate.admit() })
     };
     (0..plan.vcpus).map(build).collect()
 }

@@ -64,7 +64,7 @@ pub(super) fn install(
 }
 
 fn items(plan: &MachinePlan, firmware: &FirmwarePlan, board: Board, devices: &Devices) -> Result<Items, FileError> {
-    let mut items = Items::new(plan.vcpus, plan.memory.size);
+    let mut items = Items::new(plan.cpu.topology, plan.memory.size);
     items.add_file("etc/e820", e820(plan.memory.size))?;
     let order = boot_order(&firmware.order, &devices.disk_slots, &devices.nic_slots);
     if !order.is_empty() {

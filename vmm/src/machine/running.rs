@@ -79,6 +79,8 @@ impl Machine {
             let index = vcpu.index;
             let started = if index == 0 { started.take() } else { None };
             let thread = Builder::new().name(format!("vcpu{index}")).stack_size(STACK_SIZE).spawn(move || {
+                // No vCPU may bind itself anew once it runs.
+                vcpu.bind();
                 seccomp::confine(ThreadKind::Vcpu);
                 vcpu.run(|| {
                     if let Some(started) = started {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
 use super::gate::Pass;
 use super::kick;
@@ -13,8 +15,10 @@ use crate::ending::{Ending, Outcome};
 /// A vCPU that is set up but not running yet.
 #[derive(Debug)]
 pub struct Vcpu {
-    /// Its index, which is its APIC id.
+    /// Its index.
     pub index: u8,
+    /// The host CPU that it keeps to.
+    pub host_cpu: Option<u16>,
     /// KVM's side of it.
     pub fd: VcpuFd,
     /// Port I/O.
@@ -34,6 +38,17 @@ enum Next {
 }
 
 impl Vcpu {
+    /// Binds the calling thread, which is to run it, to its host CPU if it has one. A failure ends the machine.
+    pub fn bind(&self) {
+        let Some(cpu) = self.host_cpu else { return };
+        let mut set = CpuSet::new();
+        let bound = set.set(cpu.into()).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+        if let Err(error) = bound {
+            let what = format!("vCPU {} can't be bound to host CPU {cpu}: {}", self.index, error.desc());
+            self.ending.end(Outcome::KvmError(what));
+        }
+    }
+
     /// Runs until the machine ends. `started` is called right before the first instruction.
     pub fn run(mut self, started: impl FnOnce()) {
         let run: *const kvm_run = self.fd.get_kvm_run();

@@ -14,6 +14,8 @@ fn a_machine_lives_within_the_lists() {
     let mut rig = Rig::new(echo_kernel(), 2);
     let mut pairs = vec![UnixStream::pair().unwrap(), UnixStream::pair().unwrap()];
     let (mut last, theirs) = UnixStream::pair().unwrap();
+    // Threads bind themselves before they are confined further.
+    rig.plan.cpu.pins = vec![0, 0];
     seccomp::install(ThreadKind::Main).unwrap();
     rig.restart_events();
     while let Some((mut console, theirs)) = pairs.pop() {

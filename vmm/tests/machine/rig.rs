@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use vireo_vmm::bus::BusDevice;
 use vireo_vmm::config::{
-    self, BootConfig, ConsoleKind, FdIndex, IdentityConfig, MachineConfig, MachinePlan, MemoryConfig,
+    self, BootConfig, ConsoleKind, CpuConfig, FdIndex, IdentityConfig, MachineConfig, MachinePlan, MemoryConfig,
 };
 use vireo_vmm::console::hub::Hub;
 use vireo_vmm::ending::Outcome;
@@ -33,6 +33,7 @@ pub fn config(kernel: File, vcpus: u32) -> (MachineConfig, Vec<OwnedFd>) {
         name: "test".to_owned(),
         kvm: FdIndex(0),
         vcpus,
+        cpu: CpuConfig::default(),
         memory: MemoryConfig { size: 16 << 20, hugepages: None },
         boot: BootConfig::Kernel { kernel: FdIndex(1), initrd: None, cmdline: "hello".to_owned() },
         disks: Vec::new(),

@@ -1,5 +1,8 @@
 //! The other vCPUs wait for the first to start them.
 
+use vireo_vmm::config::{Topology, TopologyConfig};
+use vireo_vmm::ending::Outcome;
+
 use super::payload::{bzimage, payload};
 use super::rig::Rig;
 
@@ -43,6 +46,27 @@ fn init_and_sipi_start_the_others() {
     drop(run);
     ids.sort_unstable();
     assert_eq!(ids, [0, 1, 2, 3]);
+}
+
+#[test]
+fn apic_ids_follow_the_topology() {
+    let mut rig = Rig::new(bzimage(start_others()), 6);
+    rig.plan.cpu.topology = Topology::new(TopologyConfig { sockets: 2, cores: 3, threads: 1 }).unwrap();
+    let run = rig.run(rig.build());
+    let mut ids = rig.reports.wait(6);
+    drop(run);
+    ids.sort_unstable();
+    assert_eq!(ids, [0, 1, 2, 4, 5, 6]);
+}
+
+#[test]
+fn a_host_cpu_that_is_not_there_ends_the_machine() {
+    let mut rig = Rig::new(bzimage(start_others()), 1);
+    rig.plan.cpu.pins = vec![1023];
+    let outcome = rig.outcome();
+    let Outcome::KvmError(text) = outcome else { panic!("{outcome:?}") };
+    assert!(text.starts_with("vCPU 0 can't be bound to host CPU 1023: "), "{text}");
+    assert!(rig.reports.all().is_empty(), "nothing has run");
 }
 
 #[test]

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Devices;
+use super::{Cpu, Devices, Features};
 use crate::Quantity;
 
 /// A machine's hardware.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DomainSpec {
-    /// CPU topology.
+    /// Processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Cpu>,
     /// The guest's RAM.
@@ -26,23 +26,11 @@ pub struct DomainSpec {
     /// What the machine's chassis calls itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chassis: Option<Chassis>,
+    /// What the machine as a whole can do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<Features>,
     /// Disks, interfaces and the like.
     pub devices: Devices,
-}
-
-/// CPU topology: the product is the number of vCPUs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Cpu {
-    /// Cores in a socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cores: Option<u32>,
-    /// Sockets.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sockets: Option<u32>,
-    /// Threads in a core.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub threads: Option<u32>,
 }
 
 /// The guest's RAM.
@@ -143,9 +131,8 @@ pub struct KernelBootContainer {
 impl DomainSpec {
     /// What the spec itself says of the number of vCPUs: the topology, else the CPU limit or request rounded up.
     pub fn vcpus(&self) -> Option<u64> {
-        if let Some(cpu) = self.cpu.filter(|cpu| *cpu != Cpu::default()) {
-            let factor = |n: Option<u32>| u64::from(n.unwrap_or(1));
-            return Some(factor(cpu.cores).saturating_mul(factor(cpu.sockets)).saturating_mul(factor(cpu.threads)));
+        if let Some(counts) = self.cpu.as_ref().and_then(Cpu::layout) {
+            return Some(counts.into_iter().map(u64::from).fold(1, u64::saturating_mul));
         }
         self.resource("cpu").map(Quantity::value)
     }

@@ -97,15 +97,32 @@ static DOMAIN: Fields = Fields {
         optional("resources", Record(&RESOURCES)),
         optional("firmware", Record(&FIRMWARE)),
         optional("chassis", Record(&CHASSIS)),
+        optional("features", Record(&FEATURES)),
         required("devices", Record(&DEVICES)),
     ],
-    known: &["clock", "features", "ioThreads", "ioThreadsPolicy", "launchSecurity", "machine", "rebootPolicy"],
+    known: &["clock", "ioThreads", "ioThreadsPolicy", "launchSecurity", "machine", "rebootPolicy"],
 };
 
 static CPU: Fields = Fields {
-    supported: &[optional("cores", Integer), optional("sockets", Integer), optional("threads", Integer)],
-    known: &["dedicatedCpuPlacement", "features", "isolateEmulatorThread", "maxSockets", "model", "numa", "realtime"],
+    supported: &[
+        optional("cores", Integer),
+        optional("sockets", Integer),
+        optional("threads", Integer),
+        optional("model", String),
+        optional("features", List(&Record(&CPU_FEATURE))),
+        optional("dedicatedCpuPlacement", Boolean),
+    ],
+    known: &["isolateEmulatorThread", "maxSockets", "numa", "realtime"],
 };
+
+static CPU_FEATURE: Fields = Fields { supported: &[required("name", String), optional("policy", String)], known: &[] };
+
+static FEATURES: Fields = Fields {
+    supported: &[optional("kvm", Record(&FEATURE_KVM))],
+    known: &["acpi", "apic", "hyperv", "hypervPassthrough", "pvspinlock", "smm"],
+};
+
+static FEATURE_KVM: Fields = Fields { supported: &[optional("hidden", Boolean)], known: &[] };
 
 static MEMORY: Fields = Fields {
     supported: &[optional("guest", Quantity), optional("hugepages", Record(&HUGEPAGES))],

@@ -1,6 +1,7 @@
 //! `kubevirt.io/v1`, as far as Vireo serves it: the types hold exactly the supported fields, [`fields`] also knows the
 //! names of the others.
 
+mod cpu;
 mod devices;
 mod disks;
 mod domain;
@@ -10,10 +11,11 @@ mod networks;
 mod virtual_machine;
 mod volumes;
 
+pub use cpu::{Cpu, CpuFeature, FeatureKvm, Features};
 pub use devices::{Devices, Rng};
 pub use disks::{BlockSize, CdromTarget, CustomBlockSize, Disk, DiskTarget, FeatureState};
 pub use domain::{
-    Chassis, Cpu, DomainSpec, Firmware, Hugepages, KernelBoot, KernelBootContainer, Memory, ResourceRequirements,
+    Chassis, DomainSpec, Firmware, Hugepages, KernelBoot, KernelBootContainer, Memory, ResourceRequirements,
 };
 pub use instance::VirtualMachineInstanceSpec;
 pub use networks::{Interface, InterfaceMasquerade, Network, PodNetwork, Port};

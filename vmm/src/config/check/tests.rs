@@ -6,7 +6,9 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{BlockSize, ConsoleKind, DiskConfig, FdIndex, HugePageSize, IdentityConfig, VsockConfig};
+use crate::config::{
+    BlockSize, ConsoleKind, CpuConfig, DiskConfig, FdIndex, HugePageSize, IdentityConfig, VsockConfig,
+};
 
 /// A config that passes, and its files; needs a `/dev/kvm`.
 struct Good {
@@ -50,6 +52,7 @@ impl Good {
             name: "vm".into(),
             kvm: FdIndex(KVM),
             vcpus: 2,
+            cpu: CpuConfig::default(),
             memory: MemoryConfig { size: 64 << 20, hugepages: None },
             boot: BootConfig::Kernel {
                 kernel: FdIndex(KERNEL),

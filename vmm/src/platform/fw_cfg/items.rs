@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::config::Topology;
+
 /// Selectors of the items that are no files.
 mod selector {
     pub const SIGNATURE: u16 = 0x00;
@@ -56,14 +58,16 @@ impl fmt::Debug for Items {
 
 impl Items {
     /// What every machine says: its processors and its RAM, bytes.
-    pub fn new(vcpus: u8, ram: u64) -> Self {
-        let cpus = u16::from(vcpus).to_le_bytes();
+    pub fn new(cpus: Topology, ram: u64) -> Self {
+        let vcpus = cpus.vcpus();
+        // What firmware calls the most CPUs is a bound on APIC ids.
+        let bound = u16::from(cpus.apic_id(vcpus - 1)) + 1;
         let fixed: [(u16, &[u8]); 6] = [
             (selector::SIGNATURE, b"QEMU"),
             (selector::ID, &ID_DATA_AND_DMA.to_le_bytes()),
             (selector::RAM_SIZE, &ram.to_le_bytes()),
-            (selector::CPUS, &cpus),
-            (selector::MAX_CPUS, &cpus),
+            (selector::CPUS, &u16::from(vcpus).to_le_bytes()),
+            (selector::MAX_CPUS, &bound.to_le_bytes()),
             (selector::IRQ0_OVERRIDE, &[1]),
         ];
         Self { fixed: fixed.into_iter().map(|(at, bytes)| (at, bytes.into())).collect(), files: Vec::new() }

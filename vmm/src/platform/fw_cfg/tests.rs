@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::config::Topology;
 use crate::memory::guest_ram;
 
 const RAM: u64 = 16 << 20;
@@ -9,7 +10,7 @@ const DESCRIPTOR: u64 = 0x1000;
 
 fn device() -> (FwCfg, GuestRam) {
     let ram = guest_ram::create(RAM, None).unwrap();
-    let mut items = Items::new(2, RAM);
+    let mut items = Items::new(Topology::cores(2), RAM);
     items.add_file("etc/one", vec![1, 2, 3]).unwrap();
     items.add_made_file("etc/a", || vec![9; 5000]).unwrap();
     (FwCfg::new(items, ram.clone()), ram)
@@ -85,7 +86,7 @@ fn the_directory_names_files_in_order() {
 
 #[test]
 fn names_must_fit_and_be_new() {
-    let mut items = Items::new(1, RAM);
+    let mut items = Items::new(Topology::cores(1), RAM);
     items.add_file("a", vec![]).unwrap();
     for name in ["", "a", &"x".repeat(56)] {
         assert_eq!(items.add_file(name, vec![]), Err(items::FileError(name.to_owned())));
