@@ -6,6 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+/// SeaBIOS, as Debian's package `seabios` installs it.
+pub const BIOS: &str = "/usr/share/seabios/bios-256k.bin";
+/// OVMF's code, as Debian's package `ovmf` installs it.
+pub const EFI_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+/// OVMF's empty variables, likewise.
+pub const EFI_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
 /// A node's configuration. An absent file is the default one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -16,6 +23,18 @@ pub struct NodeConfig {
     /// Its initial RAM disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_initrd: Option<PathBuf>,
+    /// The BIOS, where it is not Debian's [`BIOS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bios: Option<PathBuf>,
+    /// The code of EFI, where it is not Debian's [`EFI_CODE`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub efi_code: Option<PathBuf>,
+    /// What the variables of EFI begin as, where it is not Debian's [`EFI_VARIABLES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub efi_variables: Option<PathBuf>,
+    /// Let firmware's messages go to the VMM's log.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub firmware_log: bool,
     /// The VMM, where it doesn't lie beside the shim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmm: Option<PathBuf>,
@@ -45,9 +64,14 @@ impl NodeConfig {
         };
         let config: Self =
             serde_json::from_slice(&text).map_err(|error| NodeConfigError::Malformed(path.to_owned(), error))?;
-        for (field, value) in
-            [("guestKernel", &config.guest_kernel), ("guestInitrd", &config.guest_initrd), ("vmm", &config.vmm)]
-        {
+        for (field, value) in [
+            ("guestKernel", &config.guest_kernel),
+            ("guestInitrd", &config.guest_initrd),
+            ("bios", &config.bios),
+            ("efiCode", &config.efi_code),
+            ("efiVariables", &config.efi_variables),
+            ("vmm", &config.vmm),
+        ] {
             if value.as_ref().is_some_and(|value| !value.is_absolute()) {
                 return Err(NodeConfigError::Relative(path.to_owned(), field));
             }

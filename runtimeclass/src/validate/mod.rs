@@ -3,6 +3,7 @@
 //! Each rule reports by path and goes on, so that a user sees everything at once. What only the node can know (does the
 //! file exist, does the guest fit the limit) is not here.
 
+mod boot;
 mod cpu;
 mod identity;
 mod networks;
@@ -15,7 +16,7 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::Quantity;
-use crate::kubevirt::v1::{DomainSpec, Firmware, VirtualMachine, VirtualMachineInstanceSpec};
+use crate::kubevirt::v1::{DomainSpec, VirtualMachine, VirtualMachineInstanceSpec};
 
 pub use identity::parse_uuid;
 pub use networks::parse_mac;
@@ -91,6 +92,7 @@ pub fn instance_spec(spec: &VirtualMachineInstanceSpec, path: &str) -> Vec<Probl
         rules.refuse("startStrategy", format!("{strategy:?} is not supported by vireo; Paused is"));
     }
     domain(&spec.domain, &mut rules);
+    boot::check(spec, &mut rules);
     storage::check(spec, &mut rules);
     networks::check(spec, &mut rules);
     rules.problems
@@ -117,9 +119,6 @@ fn domain(domain: &DomainSpec, rules: &mut Rules<'_>) {
     }
     memory(domain, rules);
     identity::check(domain, rules);
-    if let Some(firmware) = &domain.firmware {
-        kernel_boot(firmware, rules);
-    }
     let devices = &domain.devices;
     if devices.autoattach_serial_console == Some(false) {
         let what = "false is not supported by vireo; a machine's serial console is its pod's stdio";
@@ -168,24 +167,4 @@ fn memory(domain: &DomainSpec, rules: &mut Rules<'_>) {
 /// `2Mi` or `1Gi`, however written, in bytes.
 pub fn huge_page_size(text: &str) -> Option<u64> {
     text.parse::<Quantity>().ok().map(|size| size.value()).filter(|size| matches!(*size, 0x20_0000 | 0x4000_0000))
-}
-
-fn kernel_boot(firmware: &Firmware, rules: &mut Rules<'_>) {
-    let Some(boot) = &firmware.kernel_boot else { return };
-    let at = "domain.firmware.kernelBoot";
-    if let Some(args) = &boot.kernel_args {
-        if args.len() > MAX_CMDLINE {
-            rules.refuse(
-                format_args!("{at}.kernelArgs"),
-                format!("{} bytes; a kernel takes at most {MAX_CMDLINE}", args.len()),
-            );
-        }
-        if args.contains(|c: char| c.is_control()) {
-            rules.refuse(format_args!("{at}.kernelArgs"), "contains a control character");
-        }
-    }
-    let container = boot.container.as_ref();
-    if container.and_then(|container| container.kernel_path.as_deref()).is_none_or(str::is_empty) {
-        rules.refuse(format_args!("{at}.container.kernelPath"), "missing; without firmware a kernel is needed");
-    }
 }

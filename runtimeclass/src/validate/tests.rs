@@ -48,6 +48,14 @@ fn vmi(change: impl FnOnce(&mut Value)) -> Value {
 fn a_full_spec_passes() {
     assert_eq!(refusals(&vmi(|_| ())), [""; 0]);
     assert_eq!(refusals(&json!({"domain": {"devices": {}}})), [""; 0]);
+    let firmware = vmi(|spec| {
+        spec["domain"]["firmware"] = json!({"bootloader": {"efi": {"secureBoot": false, "persistent": false}}});
+        spec["domain"]["devices"]["disks"][0]["bootOrder"] = json!(2);
+        spec["domain"]["devices"]["interfaces"][0]["bootOrder"] = json!(1);
+    });
+    assert_eq!(refusals(&firmware), [""; 0]);
+    let bios = vmi(|spec| spec["domain"]["firmware"] = json!({"bootloader": {"bios": {"useSerial": true}}}));
+    assert_eq!(refusals(&bios), [""; 0]);
     // Null is what Kubernetes writes for "left out".
     assert_eq!(refusals(&json!({"domain": {"devices": {"disks": null}}, "hostname": null})), [""; 0]);
 }
@@ -190,7 +198,39 @@ fn each_wrong_value_is_refused_by_its_path() {
             json!({"image": "x"}),
             "spec.domain.firmware.kernelBoot.container.kernelPath: missing; without firmware a kernel is needed",
         ),
-        ("/domain/firmware/bootloader", json!({"efi": {}}), "spec.domain.firmware.bootloader: not supported by vireo"),
+        (
+            "/domain/firmware/bootloader",
+            json!({"efi": {}}),
+            "spec.domain.firmware.bootloader.efi: excludes kernelBoot, which boots without firmware",
+        ),
+        (
+            "/domain/firmware",
+            json!({"bootloader": {"bios": {}, "efi": {}}}),
+            "spec.domain.firmware.bootloader.efi: excludes bios; name one of them",
+        ),
+        (
+            "/domain/firmware",
+            json!({"bootloader": {"efi": {"secureBoot": true}}}),
+            "spec.domain.firmware.bootloader.efi.secureBoot: true is not supported by vireo: the builds of OVMF that enforce it \
+             need system management mode",
+        ),
+        (
+            "/domain/firmware",
+            json!({"bootloader": {"efi": {"persistent": true}}}),
+            "spec.domain.firmware.bootloader.efi.persistent: true is not supported by vireo; the variables last as long as \
+             the machine",
+        ),
+        (
+            "/domain/devices/disks/0/bootOrder",
+            json!(0),
+            "spec.domain.devices.disks[0].bootOrder: 0; places begin with 1",
+        ),
+        (
+            "/domain/devices/interfaces/0/bootOrder",
+            json!(1),
+            "spec.domain.devices.interfaces[0].bootOrder: not supported by vireo without domain.firmware.bootloader.efi; \
+             BIOS boots disks",
+        ),
         ("/networks/0", json!({"name": "default", "multus": {}}), "spec.networks[0].multus: not supported by vireo"),
         (
             "/networks/0/pod/vmNetworkCIDR",
@@ -404,4 +444,15 @@ fn hardware_addresses() {
     ] {
         assert_eq!(parse_mac(text), None, "{text}");
     }
+}
+
+#[test]
+fn places_in_the_boot_order_are_unique() {
+    let spec = vmi(|spec| {
+        spec["domain"]["firmware"] = json!({"bootloader": {"efi": {}}});
+        spec["domain"]["devices"]["disks"][0]["bootOrder"] = json!(1);
+        spec["domain"]["devices"]["interfaces"][0]["bootOrder"] = json!(1);
+    });
+    let expected = "spec.domain.devices.interfaces[0].bootOrder: 1 is the place of domain.devices.disks[0] already";
+    assert_eq!(refusals(&spec), [expected]);
 }

@@ -3,9 +3,9 @@
 use std::fs::File;
 
 use vireo_runtimeclass::kubevirt::v1::{KernelBoot, KernelBootContainer};
-use vireo_vmm::config::{BootConfig, ConsoleKind};
+use vireo_vmm::config::{BootConfig, ConsoleKind, DiskConfig};
 
-use super::{Fds, FileSource, Source, TranslateError};
+use super::{Fds, FileSource, Source, TranslateError, firmware};
 use crate::network::GUEST_IP_ARGUMENT;
 use crate::volume::{Purpose, open_local};
 
@@ -31,15 +31,26 @@ pub(super) fn boot(
     source: &Source<'_>,
     files: &FileSource<'_>,
     root: Root,
+    disks: &[DiskConfig],
     fds: &mut Fds,
 ) -> Result<Boot, TranslateError> {
-    let kernel_boot = source.spec.and_then(|spec| spec.domain.firmware.as_ref()?.kernel_boot.as_ref());
-    let (kernel, initrd) = match kernel_boot {
-        Some(KernelBoot { container: Some(container), .. }) => from_spec(container, files)?,
+    let firmware = source.spec.and_then(|spec| spec.domain.firmware.as_ref());
+    let kernel_boot = firmware.and_then(|firmware| firmware.kernel_boot.as_ref());
+    let bootloader = firmware.and_then(|firmware| firmware.bootloader.as_ref());
+    let kernel = match kernel_boot {
+        Some(KernelBoot { container: Some(container), .. }) => Some(from_spec(container, files)?),
+        _ if bootloader.is_some() => None,
         _ => match from_image(files)? {
-            Some(pair) => pair,
+            Some(pair) => Some(pair),
             None => from_node(source)?,
         },
+    };
+    let Some((kernel, initrd)) = kernel else {
+        if disks.is_empty() {
+            return Err(TranslateError::NoKernel);
+        }
+        let config = firmware::firmware(source, bootloader, disks, fds)?;
+        return Ok(Boot { config, console: ConsoleKind::Serial });
     };
     let cmdline = match kernel_boot.and_then(|boot| boot.kernel_args.as_deref()) {
         Some(args) => args.to_owned(),
@@ -96,8 +107,8 @@ fn from_image(files: &FileSource<'_>) -> Result<Option<(File, Option<File>)>, Tr
 }
 
 /// The node's kernel for guests that bring none.
-fn from_node(source: &Source<'_>) -> Result<(File, Option<File>), TranslateError> {
-    let kernel = source.node.guest_kernel.as_deref().ok_or(TranslateError::NoKernel)?;
+fn from_node(source: &Source<'_>) -> Result<Option<(File, Option<File>)>, TranslateError> {
+    let Some(kernel) = source.node.guest_kernel.as_deref() else { return Ok(None) };
     let open = |path, what: &str| {
         let what = what.to_owned();
         open_local(path, Purpose::Boot).map_err(|source| TranslateError::Boot { what, source })
@@ -105,7 +116,7 @@ fn from_node(source: &Source<'_>) -> Result<(File, Option<File>), TranslateError
     let kernel = open(kernel, "the node's guestKernel")?;
     let initrd = source.node.guest_initrd.as_deref();
     let initrd = initrd.map(|path| open(path, "the node's guestInitrd")).transpose()?;
-    Ok((kernel, initrd))
+    Ok(Some((kernel, initrd)))
 }
 
 /// The command line where nobody wrote one. The guest's address stands in it as long as nothing answers DHCP.

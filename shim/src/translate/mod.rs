@@ -6,6 +6,7 @@
 mod boot;
 mod cpu;
 mod disks;
+mod firmware;
 mod identity;
 mod size;
 #[cfg(test)]
@@ -100,10 +101,22 @@ pub enum TranslateError {
         #[source]
         source: VolumeError,
     },
+    /// The node's firmware can't be used.
+    #[error("{what}; install the package {package} on the node, or name a file as {key} in /etc/vireo/config.json")]
+    Firmware {
+        /// Which file.
+        what: &'static str,
+        /// Debian's package that it comes in.
+        package: &'static str,
+        /// The key of the node's configuration.
+        key: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// There is nothing to boot.
     #[error(
-        "no kernel: the image has no /boot/vmlinuz, the spec no domain.firmware.kernelBoot, and the node's \
-         /etc/vireo/config.json no guestKernel; add one of them"
+        "nothing to boot: there is no disk, and neither a kernel in the image's /boot/vmlinuz nor domain.firmware.kernelBoot"
     )]
     NoKernel,
     /// More than one initial RAM disk.
@@ -189,7 +202,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
         [first, ..] => boot::Root::Whole { readonly: first.readonly },
         [] => boot::Root::None,
     };
-    let boot = boot::boot(&source, &files, root, &mut fds)?;
+    let boot = boot::boot(&source, &files, root, &disks, &mut fds)?;
     let identity = identity::identity(&source);
     let nics = source.nics.into_iter().map(|nic| {
         let tap = fds.add(nic.tap)?;

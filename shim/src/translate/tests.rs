@@ -3,7 +3,8 @@ use std::os::unix::fs::FileExt;
 
 use serde_json::{Value, json};
 use vireo_vmm::config::{
-    BlockSize, BootConfig, CacheMode, ConsoleKind, CpuModel, ErrorPolicy, HugePageSize, ImageFormat, TopologyConfig,
+    BlockSize, BootConfig, BootDevice, CacheMode, ConsoleKind, CpuModel, ErrorPolicy, FirmwareConfig, HugePageSize,
+    ImageFormat, TopologyConfig,
 };
 
 use super::*;
@@ -224,7 +225,6 @@ fn a_container_disk_is_read_and_an_overlay_written() {
 #[test]
 fn the_nodes_kernel_serves_images_without_one() {
     let mut pod = Pod::new(&["disk/a.img"]);
-    assert!(pod.refusal(None).starts_with("no kernel: the image has no /boot/vmlinuz, "));
     let node = tempfile::tempdir().unwrap();
     fs::write(node.path().join("k"), "node's kernel").unwrap();
     pod.node.guest_kernel = Some(node.path().join("k"));
@@ -237,6 +237,81 @@ fn the_nodes_kernel_serves_images_without_one() {
     pod.node.guest_initrd = None;
     let plan = pod.translate(Some(&json!({"domain": {"devices": {}}}))).unwrap();
     assert_eq!((boot_of(&plan).2.as_str(), plan.machine.disks.len()), ("console=ttyS0", 0));
+}
+
+/// A node with firmware: files that hold their own names.
+fn node_with_firmware(pod: &mut Pod) -> tempfile::TempDir {
+    let node = tempfile::tempdir().unwrap();
+    let file = |name: &str| {
+        let path = node.path().join(name);
+        fs::write(&path, name).unwrap();
+        Some(path)
+    };
+    (pod.node.bios, pod.node.efi_code, pod.node.efi_variables) = (file("bios"), file("code"), file("variables"));
+    node
+}
+
+#[test]
+fn an_image_without_a_kernel_boots_by_bios() {
+    let mut pod = Pod::new(&["disk/a.img"]);
+    let node = node_with_firmware(&mut pod);
+    let plan = pod.translate(None).unwrap();
+    let BootConfig::Firmware { firmware, order, log: false } = &plan.machine.boot else { panic!("{:?}", plan.machine) };
+    let FirmwareConfig::Bios { image, serial: false } = firmware else { panic!("{firmware:?}") };
+    assert_eq!((content(&plan, *image).as_str(), &order[..]), ("bios", &[BootDevice::Disk(0)][..]));
+    assert_eq!(plan.machine.console, ConsoleKind::Serial);
+    // Without anything on the disk side there is nothing that firmware could boot.
+    assert!(pod.refusal(Some(&json!({"domain": {"devices": {}}}))).starts_with("nothing to boot: "));
+    pod.node.bios = Some(node.path().join("none"));
+    let expected = format!(
+        "BIOS; install the package seabios on the node, or name a file as bios in /etc/vireo/config.json: {}/none does not \
+         exist",
+        node.path().display()
+    );
+    assert_eq!(pod.refusal(None), expected);
+}
+
+#[test]
+fn a_bootloader_goes_before_the_images_kernel() {
+    let mut pod = Pod::new(&["disk/a.img", "disk/b.img", "boot/vmlinuz"]);
+    let _node = node_with_firmware(&mut pod);
+    pod.nic = true;
+    let spec = |bootloader: Value| {
+        json!({
+            "domain": {
+                "firmware": {"bootloader": bootloader},
+                "devices": {
+                    "disks": [{"name": "a"}, {"name": "b", "bootOrder": 1}],
+                    "interfaces": [{"name": "default", "masquerade": {}}],
+                },
+            },
+            "networks": [{"name": "default", "pod": {}}],
+            "volumes": [
+                {"name": "a", "containerDisk": {"image": "x", "path": "/disk/a.img"}},
+                {"name": "b", "containerDisk": {"image": "x", "path": "/disk/b.img"}},
+            ],
+        })
+    };
+    let plan = pod.translate(Some(&spec(json!({"bios": {"useSerial": true}})))).unwrap();
+    let BootConfig::Firmware { firmware, order, .. } = &plan.machine.boot else { panic!("{:?}", plan.machine) };
+    assert!(matches!(firmware, FirmwareConfig::Bios { serial: true, .. }));
+    assert_eq!(order, &[BootDevice::Disk(1)]);
+
+    let mut efi = spec(json!({"efi": {}}));
+    efi["domain"]["devices"]["interfaces"][0]["bootOrder"] = json!(2);
+    pod.node.firmware_log = true;
+    let plan = pod.translate(Some(&efi)).unwrap();
+    let BootConfig::Firmware { firmware, order, log: true } = &plan.machine.boot else { panic!("{:?}", plan.machine) };
+    let FirmwareConfig::Efi { code, variables } = firmware else { panic!("{firmware:?}") };
+    assert_eq!((content(&plan, *code).as_str(), order), ("code", &vec![BootDevice::Disk(1), BootDevice::Nic(0)]));
+    // The variables are a copy that can be written to and not change its size.
+    let own = File::from(plan.fds[usize::from(variables.0)].try_clone().unwrap());
+    own.write_at(b"V", 0).unwrap();
+    own.set_len(1).unwrap_err();
+    let mut bytes = [0; 9];
+    own.read_at(&mut bytes, 0).unwrap();
+    assert_eq!(&bytes, b"Variables");
+    assert_eq!(fs::read_to_string(pod.node.efi_variables.unwrap()).unwrap(), "variables");
 }
 
 #[test]

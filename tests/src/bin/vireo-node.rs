@@ -19,6 +19,9 @@ struct Arguments {
     /// Put QEMU in, for benches.
     #[arg(long, global = true)]
     qemu: bool,
+    /// Put the full Debian guest's disk in, at /dev/disk/guest.
+    #[arg(long, global = true)]
+    guest: bool,
     /// Take release builds only (else the newer of debug and release).
     #[arg(long, global = true)]
     release: bool,
@@ -68,9 +71,9 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let build = if arguments.release { Build::Release } else { Build::Newest };
     let boot = |keep| -> Result<Node> {
-        let options =
-            Options { memory_mib: arguments.memory, keep, ..Options::prepare("node", build, arguments.qemu)? };
-        Node::boot(&options)
+        let guest_disk = arguments.guest.then(vireo_tests::guest::debian::debian).transpose()?;
+        let prepared = Options::prepare("node", build, arguments.qemu)?;
+        Node::boot(&Options { memory_mib: arguments.memory, keep, guest_disk, ..prepared })
     };
     match arguments.command {
         Action::Build { debian } => {

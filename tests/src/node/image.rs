@@ -16,9 +16,9 @@ use crate::{
     progress,
 };
 
-const BUILDER: &str = "node 2";
+const BUILDER: &str = "node 3";
 /// Debian 13, for its containerd 1.7.
-const PACKAGES: [&str; 35] = [
+const PACKAGES: [&str; 37] = [
     "base-files",
     "bash",
     "bsdextrautils",
@@ -46,8 +46,10 @@ const PACKAGES: [&str; 35] = [
     "mount",
     "ncurses-base",
     "nftables",
+    "ovmf",
     "procps",
     "runc",
+    "seabios",
     "sed",
     "socat",
     "strace",

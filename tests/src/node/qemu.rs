@@ -40,6 +40,8 @@ pub struct Options {
     pub image: Image,
     /// Further read-only layers over the root.
     pub layers: Vec<PathBuf>,
+    /// A disk for guests, `/dev/disk/guest` in the node: written to, it forgets that when the node ends.
+    pub guest_disk: Option<PathBuf>,
     /// The disk at `/vireo`.
     pub share: PathBuf,
     /// Where its logs go.
@@ -65,7 +67,18 @@ impl Options {
         let share = folder.join("share.img");
         let _ = fs::remove_file(&share);
         Share::collect(&folder, build, &guests)?.pack(&share)?;
-        Ok(Self { name: name.to_owned(), kernel, image, layers, share, folder, memory_mib: 3072, cpus: 2, keep: false })
+        Ok(Self {
+            name: name.to_owned(),
+            kernel,
+            image,
+            layers,
+            guest_disk: None,
+            share,
+            folder,
+            memory_mib: 3072,
+            cpus: 2,
+            keep: false,
+        })
     }
 }
 
@@ -146,6 +159,11 @@ impl Node {
             let path = disk.display().to_string().replace(',', ",,");
             command.args(["-drive", &format!("if=none,id=d{index},file={path},format=raw,readonly=on")]);
             command.args(["-device", &format!("virtio-blk-pci,drive=d{index}")]);
+        }
+        if let Some(disk) = &options.guest_disk {
+            let path = disk.display().to_string().replace(',', ",,");
+            command.args(["-drive", &format!("if=none,id=guest,file={path},format=raw,snapshot=on")]);
+            command.args(["-device", "virtio-blk-pci,drive=guest,serial=guest"]);
         }
         let forward = format!("hostfwd=tcp:127.0.0.1:{port}-:{}", super::protocol::PORT);
         command.args(["-netdev", &format!("user,id=n0,net=192.168.76.0/24,host=192.168.76.2,{forward}")]);

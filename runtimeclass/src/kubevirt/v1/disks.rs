@@ -33,6 +33,9 @@ pub struct Disk {
     /// Every disk has threads of its own, whatever this says.
     #[serde(default, rename = "dedicatedIOThread", skip_serializing_if = "Option::is_none")]
     pub dedicated_io_thread: Option<bool>,
+    /// Its place in the boot order, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_order: Option<u32>,
 }
 
 impl Disk {

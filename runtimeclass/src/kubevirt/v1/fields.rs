@@ -137,9 +137,22 @@ static RESOURCES: Fields = Fields {
 };
 
 static FIRMWARE: Fields = Fields {
-    supported: &[optional("uuid", String), optional("serial", String), optional("kernelBoot", Record(&KERNEL_BOOT))],
-    known: &["acpi", "bootloader"],
+    supported: &[
+        optional("uuid", String),
+        optional("serial", String),
+        optional("kernelBoot", Record(&KERNEL_BOOT)),
+        optional("bootloader", Record(&BOOTLOADER)),
+    ],
+    known: &["acpi"],
 };
+
+static BOOTLOADER: Fields =
+    Fields { supported: &[optional("bios", Record(&BIOS)), optional("efi", Record(&EFI))], known: &[] };
+
+static BIOS: Fields = Fields { supported: &[optional("useSerial", Boolean)], known: &[] };
+
+static EFI: Fields =
+    Fields { supported: &[optional("secureBoot", Boolean), optional("persistent", Boolean)], known: &[] };
 
 static CHASSIS: Fields = Fields {
     supported: &[
@@ -207,8 +220,9 @@ static DISK: Fields = Fields {
         optional("errorPolicy", String),
         optional("shareable", Boolean),
         optional("dedicatedIOThread", Boolean),
+        optional("bootOrder", Integer),
     ],
-    known: &["bootOrder", "changedBlockTracking", "io", "lun", "tag"],
+    known: &["changedBlockTracking", "io", "lun", "tag"],
 };
 
 static DISK_TARGET: Fields =
@@ -236,11 +250,11 @@ static INTERFACE: Fields = Fields {
         optional("model", String),
         optional("macAddress", String),
         optional("ports", List(&Record(&PORT))),
+        optional("bootOrder", Integer),
     ],
     known: &[
         "acpiIndex",
         "binding",
-        "bootOrder",
         "bridge",
         "dhcpOptions",
         "macvtap",

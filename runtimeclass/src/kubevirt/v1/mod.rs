@@ -15,7 +15,8 @@ pub use cpu::{Cpu, CpuFeature, FeatureKvm, Features};
 pub use devices::{Devices, Rng};
 pub use disks::{BlockSize, CdromTarget, CustomBlockSize, Disk, DiskTarget, FeatureState};
 pub use domain::{
-    Chassis, DomainSpec, Firmware, Hugepages, KernelBoot, KernelBootContainer, Memory, ResourceRequirements,
+    Bios, Bootloader, Chassis, DomainSpec, Efi, Firmware, Hugepages, KernelBoot, KernelBootContainer, Memory,
+    ResourceRequirements,
 };
 pub use instance::VirtualMachineInstanceSpec;
 pub use networks::{Interface, InterfaceMasquerade, Network, PodNetwork, Port};

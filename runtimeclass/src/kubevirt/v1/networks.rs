@@ -20,6 +20,9 @@ pub struct Interface {
     /// The ports of the pod that reach the guest; all where left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
+    /// Its place in the boot order, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_order: Option<u32>,
 }
 
 impl Interface {
