@@ -24,12 +24,23 @@ const FSEG: u8 = 2;
 /// The commands and the root pointer of a machine. They are the same wherever its ECAM lies.
 pub fn commands(board: &Board) -> (Vec<u8>, Vec<u8>) {
     let tables = build(board);
-    (script(&tables), tables.rsdp_at(0))
+    let mut rsdp = tables.rsdp_at(0);
+    // OVMF counts what stands in a checksum's place, so it has to be zero.
+    for (at, _) in RSDP_SUMS {
+        rsdp[at] = 0;
+    }
+    (script(&tables), rsdp)
 }
 
 /// The tables of a machine, not yet linked. Their length doesn't depend on where its ECAM lies.
 pub fn tables(board: &Board) -> Vec<u8> {
-    build(board).bytes
+    let tables = build(board);
+    let linked = tables.linked();
+    let mut bytes = tables.bytes;
+    for (start, _) in linked {
+        bytes[start + CHECKSUM] = 0;
+    }
+    bytes
 }
 
 fn script(tables: &Tables) -> Vec<u8> {

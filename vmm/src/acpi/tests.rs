@@ -85,7 +85,7 @@ fn run_loader(board: &Board) -> (Vec<u8>, Memory) {
             }
             3 => {
                 let (at, start, len) = (word(&command[60..]), word(&command[64..]), word(&command[68..]));
-                files[file][at] = 0;
+                // As OVMF does it; SeaBIOS would take away what stands there.
                 files[file][at] = 0u8.wrapping_sub(sum(&files[file][start..start + len]));
             }
             other => panic!("command {other}"),
