@@ -6,7 +6,7 @@ use std::process::Command;
 
 use kvm_ioctls::Kvm;
 use vireo_runtimeclass::pod::NODE_CONFIG;
-use vireo_shim::node_config::NodeConfig;
+use vireo_shim::node_config::{BIOS, EFI_CODE, EFI_VARIABLES, NodeConfig};
 use vireo_shim::translate::kvm_hint;
 use vireo_shim::volume::{Purpose, open_local};
 use vireo_vmm::machine::check_kvm;
@@ -114,6 +114,20 @@ pub(super) fn node_config() -> Checked {
         None => "no guest kernel; images bring their own".to_owned(),
     };
     Ok(if path.exists() { format!("{NODE_CONFIG}: {kernel}") } else { format!("no {NODE_CONFIG}: {kernel}") })
+}
+
+/// SeaBIOS and OVMF are there, where the node's configuration or Debian's packages have them.
+pub(super) fn firmware() -> Checked {
+    let config = NodeConfig::read(Path::new(NODE_CONFIG)).unwrap_or_default();
+    for (configured, default, remedy) in [
+        (config.bios, BIOS, "install the package seabios; images without a kernel boot by it"),
+        (config.efi_code, EFI_CODE, "install the package ovmf; machines that ask for EFI boot by it"),
+        (config.efi_variables, EFI_VARIABLES, "install the package ovmf; machines that ask for EFI boot by it"),
+    ] {
+        let path = configured.unwrap_or_else(|| default.into());
+        open_local(&path, Purpose::Boot).map_err(|error| (vireo_vmm::control::serve::chain(&error), remedy))?;
+    }
+    Ok("SeaBIOS and OVMF".to_owned())
 }
 
 #[cfg(test)]

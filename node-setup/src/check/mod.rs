@@ -46,6 +46,7 @@ pub(crate) fn check() -> ExitCode {
         Finding::new("nft", host::nft()),
         Finding::new("binaries", host::binaries()),
         Finding::new("node config", host::node_config()),
+        Finding::new("firmware", host::firmware()),
         Finding::new("containerd", containerd::version()),
         Finding::new("runtime", containerd::runtime()),
     ];

@@ -50,7 +50,9 @@ enum Action {
 fn main() -> Result<ExitCode> {
     let good = match Arguments::parse().action {
         Action::List => {
-            scenarios::list();
+            for name in scenarios::names() {
+                println!("{name}");
+            }
             true
         }
         Action::Run { containerd, containerd_only, only, without } => {

@@ -5,8 +5,8 @@ use std::io::Write as _;
 use anyhow::Result;
 
 use super::Tally;
-use crate::guest;
 use crate::node::{Node, Options, Request, Stream, share::Build};
+use crate::{guest, scenarios};
 
 /// The versions of containerd in a node.
 const CONTAINERDS: [&str; 2] = ["1.6", "1.7"];
@@ -19,7 +19,11 @@ const LOSSES: u32 = 3;
 /// Boots a node and runs the scenarios. When a node is lost, a fresh one goes on with those that have not ended, and the
 /// tally says so.
 pub fn run(only: Option<&str>) -> Result<Tally> {
-    let options = Options::prepare("suite", Build::Release, false)?;
+    // It takes minutes to build, and only what boots it needs it.
+    let named = |name: &str| only.is_none_or(|only| only.split(',').any(|part| name.contains(part)));
+    let wants_debian = scenarios::names().any(|name| name.starts_with("full_debian") && named(name));
+    let guest_disk = wants_debian.then(guest::debian::debian).transpose()?;
+    let options = Options { guest_disk, ..Options::prepare("suite", Build::Release, false)? };
     let mut node = Node::boot(&options)?;
     let mut tally = Tally::default();
     let mut lost = 0;
@@ -66,7 +70,7 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
         }
         tally += lines.tally;
     }
-    if only.is_none_or(|only| only.split(',').any(|part| FULL_DEBIAN.contains(part))) {
+    if named(FULL_DEBIAN) {
         tally += full_debian();
     }
     if tally.failed > 0 {
@@ -75,7 +79,7 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
     Ok(tally)
 }
 
-/// The full Debian guest: nothing boots it yet.
+/// What is in the full Debian guest's disk.
 fn full_debian() -> Tally {
     match guest::debian::debian().and_then(|disk| guest::debian::inspect(&disk)) {
         Ok(()) => {

@@ -1,6 +1,6 @@
 //! Every scenario, in the order in which they run.
 
-use super::{Scenario, boots, churn, control, deaths, endings, jail, network, refusals, run_command};
+use super::{Scenario, boots, churn, control, deaths, endings, firmware, jail, network, refusals, run_command};
 
 /// Every scenario.
 pub fn all() -> Vec<Scenario> {
@@ -13,6 +13,7 @@ pub fn all() -> Vec<Scenario> {
         deaths::SCENARIOS,
         refusals::SCENARIOS,
         run_command::SCENARIOS,
+        firmware::SCENARIOS,
         churn::SCENARIOS,
     ]
     .concat()

@@ -18,6 +18,7 @@ mod churn;
 mod control;
 mod deaths;
 mod endings;
+mod firmware;
 mod jail;
 mod network;
 mod refusals;
@@ -25,7 +26,7 @@ mod run_command;
 
 pub use bench::Bench;
 pub use eventually::{eventually, until};
-pub use runner::{Selection, list, provision, run};
+pub use runner::{Selection, names, provision, run};
 
 use anyhow::Result;
 

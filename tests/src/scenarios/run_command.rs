@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -47,14 +47,20 @@ fn manifest(kernel: &str) -> Result<String> {
 
 fn boots(_: &mut Bench) -> Result<()> {
     let path = manifest("/vireo/guest/vmlinuz")?;
+    run_until(&path, PROMPT, b"act poweroff\n", LIMIT).map(drop)
+}
+
+/// Runs the machine of a manifest, which is removed: waits for the prompt, answers with what powers the guest off, and checks the
+/// exit code. What the console showed.
+pub(super) fn run_until(path: &str, prompt: &str, answer: &[u8], limit: Duration) -> Result<String> {
     let mut vireo = Command::new("vireo")
-        .args(["run", &path])
+        .args(["run", path])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .context("run vireo")?;
-    let result = talk(&mut vireo);
+    let result = talk(&mut vireo, prompt, answer, limit);
     // A test that failed must not leave it; one that passed has waited for it.
     let _ = vireo.kill();
     let output = vireo.wait_with_output()?;
@@ -62,8 +68,7 @@ fn boots(_: &mut Bench) -> Result<()> {
     result.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// Waits for the prompt, powers the guest off and checks the exit code.
-fn talk(vireo: &mut Child) -> Result<()> {
+fn talk(vireo: &mut Child, prompt: &str, answer: &[u8], limit: Duration) -> Result<String> {
     let mut output = vireo.stdout.take().context("piped")?;
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
@@ -74,7 +79,7 @@ fn talk(vireo: &mut Child) -> Result<()> {
             }
         }
     });
-    let end = Instant::now() + LIMIT;
+    let end = Instant::now() + limit;
     let mut console = Vec::new();
     let mut asked = false;
     loop {
@@ -83,14 +88,14 @@ fn talk(vireo: &mut Child) -> Result<()> {
             Err(mpsc::RecvTimeoutError::Disconnected) if asked => break,
             Err(error) => bail!("{error}; the console:\n{}", String::from_utf8_lossy(&console)),
         }
-        if !asked && String::from_utf8_lossy(&console).contains(PROMPT) {
-            vireo.stdin.as_mut().context("piped")?.write_all(b"act poweroff\n")?;
+        if !asked && String::from_utf8_lossy(&console).contains(prompt) {
+            vireo.stdin.as_mut().context("piped")?.write_all(answer)?;
             asked = true;
         }
     }
     let status = vireo.wait()?;
     ensure!(status.success(), "vireo ended with {status} after the guest's power-off");
-    Ok(())
+    Ok(String::from_utf8_lossy(&console).into_owned())
 }
 
 fn refuses(_: &mut Bench) -> Result<()> {

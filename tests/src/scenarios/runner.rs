@@ -32,11 +32,9 @@ impl Selection {
     }
 }
 
-/// Prints the scenarios' names.
-pub fn list() {
-    for scenario in catalogue::all() {
-        println!("{}", scenario.name);
-    }
+/// The scenarios' names, in the order in which they run.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    catalogue::all().into_iter().map(|scenario| scenario.name)
 }
 
 /// Installs Vireo on the node as an admin does, starts containerd and imports the containerDisk.
