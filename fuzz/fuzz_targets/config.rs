@@ -30,7 +30,8 @@ fuzz_target!(|input: &[u8]| {
             if let BootPlan::Kernel(kernel) = &plan.boot {
                 assert!(kernel.cmdline.len() <= check::MAX_CMDLINE);
             }
-            assert!(plan.disks.iter().all(|disk| disk.size > 0 && disk.size % 512 == 0));
+            assert!(plan.vsock.is_none_or(|cid| (3..u64::from(u32::MAX)).contains(&cid)));
+            assert!(!plan.balloon || plan.memory.hugepages.is_none());
             assert!(plan.nics.iter().all(|nic| nic.mac[0] & 1 == 0 && nic.mac != [0; 6]));
         }
         Err(error) => {

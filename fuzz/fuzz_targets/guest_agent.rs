@@ -1,0 +1,26 @@
+//! What a guest's agent may send: replies stay bounded, and any of them is read or refused.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use vireo_shim::guest_agent::{Info, MAX_REPLY, OsInfo, Replies, read};
+
+fuzz_target!(|input: &[u8]| {
+    let mut replies = Replies::default();
+    for piece in input.chunks(97) {
+        if piece[0] == b'!' {
+            replies.skip_to_sentinel();
+        }
+        replies.push(piece);
+        loop {
+            match replies.take() {
+                Ok(Some(reply)) => {
+                    assert!(reply.len() <= MAX_REPLY && !reply.contains(&b'\n'));
+                    let _ = read::<Info>(&reply);
+                    let _ = read::<OsInfo>(&reply);
+                }
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+    }
+});
