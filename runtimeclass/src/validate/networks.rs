@@ -35,6 +35,12 @@ fn check_interface(interface: &Interface, at: &str, rules: &mut Rules<'_>) {
     if let Some(model) = interface.model.as_deref().filter(|model| *model != "virtio") {
         rules.refuse(format_args!("{at}.model"), format!("{model:?} is not supported by vireo; virtio is"));
     }
+    if let Some(state) = interface.state.as_deref().filter(|state| !matches!(*state, "" | "up" | "down" | "absent")) {
+        rules.refuse(
+            format_args!("{at}.state"),
+            format!("{state:?} is not supported by vireo; up, down and absent are"),
+        );
+    }
     if let Some(text) = &interface.mac_address
         && parse_mac(text).is_none()
     {

@@ -29,7 +29,8 @@ fn vmi(change: impl FnOnce(&mut Value)) -> Value {
             }},
             "devices": {
                 "disks": [{"name": "root", "disk": {"bus": "virtio", "readonly": true}, "serial": "abc"}],
-                "interfaces": [{"name": "default", "masquerade": {}, "model": "virtio", "ports": [{"port": 80}]}],
+                "interfaces": [{"name": "default", "masquerade": {}, "model": "virtio", "state": "down", "ports": [{"port": 80}]}],
+                "networkInterfaceMultiqueue": true,
                 "rng": {},
                 "autoattachSerialConsole": true,
                 "autoattachGraphicsDevice": false,

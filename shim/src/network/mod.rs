@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
 use vireo_runtimeclass::validate::parse_mac;
+use vireo_vmm::config::check::MAX_PAIRS;
 use vireo_vmm::tap::open_tap;
 
 /// The guest's address.
@@ -44,8 +45,10 @@ const TAP: &str = "tap0";
 pub struct PlannedNic {
     /// For messages.
     pub name: String,
-    /// The tap.
-    pub tap: File,
+    /// The tap's queues.
+    pub taps: Vec<File>,
+    /// Its cable is plugged in.
+    pub link_up: bool,
     /// The guest's hardware address.
     pub mac: [u8; 6],
     /// The MTU of the path, bytes.
@@ -61,6 +64,10 @@ pub struct Binding {
     pub mac: [u8; 6],
     /// The ports that reach the guest; all where empty.
     pub ports: Vec<Port>,
+    /// Queue pairs.
+    pub queues: usize,
+    /// Its cable is plugged in.
+    pub link_up: bool,
 }
 
 /// A port that reaches the guest.
@@ -123,13 +130,19 @@ fn tap_hint(error: &io::Error) -> &'static str {
 pub fn plan(spec: Option<&VirtualMachineInstanceSpec>, name: &str) -> Option<Binding> {
     let default = VirtualMachineInstanceSpec::default();
     // Validation allows one.
-    let interface = spec.unwrap_or(&default).interfaces().into_iter().next()?;
+    let spec = spec.unwrap_or(&default);
+    let interface = spec.interfaces().into_iter().find(|interface| interface.state.as_deref() != Some("absent"))?;
+    let several = spec.domain.devices.network_interface_multiqueue == Some(true);
+    // A pair for each vCPU, as far as a card has them. Drivers leave aside what is more.
+    let vcpus = spec.domain.vcpus().and_then(|vcpus| usize::try_from(vcpus).ok()).unwrap_or(MAX_PAIRS);
+    let queues = if several { vcpus.clamp(1, MAX_PAIRS) } else { 1 };
     let ports = interface.ports.iter().filter_map(|port| {
         let protocol = if port.protocol.as_deref() == Some("UDP") { Protocol::Udp } else { Protocol::Tcp };
         Some(Port { protocol, number: u16::try_from(port.port).ok()? })
     });
     let mac = interface.mac_address.as_deref().and_then(parse_mac).unwrap_or_else(|| mac_of(name));
-    Some(Binding { ports: ports.collect(), name: interface.name, mac })
+    let link_up = interface.state.as_deref() != Some("down");
+    Some(Binding { ports: ports.collect(), name: interface.name, mac, queues, link_up })
 }
 
 /// A locally administered hardware address made from a name (FNV-1a).
@@ -147,7 +160,8 @@ fn mac_of(name: &str) -> [u8; 6] {
 pub struct Attachment {
     netns: PathBuf,
     name: String,
-    tap: File,
+    taps: Vec<File>,
+    link_up: bool,
     mac: [u8; 6],
     mtu: u16,
 }
@@ -155,7 +169,8 @@ pub struct Attachment {
 impl Attachment {
     /// The interface for the machine; it shares the tap.
     pub fn nic(&self) -> io::Result<PlannedNic> {
-        Ok(PlannedNic { name: self.name.clone(), tap: self.tap.try_clone()?, mac: self.mac, mtu: Some(self.mtu) })
+        let taps = self.taps.iter().map(File::try_clone).collect::<io::Result<_>>()?;
+        Ok(PlannedNic { name: self.name.clone(), taps, link_up: self.link_up, mac: self.mac, mtu: Some(self.mtu) })
     }
 }
 
@@ -171,12 +186,13 @@ impl Drop for Attachment {
 /// Attaches the guest to the pod's network namespace at `netns`. What an earlier machine of the same pod left there is
 /// replaced. Runs `nft`, and takes some milliseconds.
 pub fn attach(netns: &Path, binding: &Binding) -> Result<Attachment, NetworkError> {
-    let (tap, mtu) = netns::within(netns, || {
+    let (taps, mtu) = netns::within(netns, || {
         let mtu = link::uplink_mtu()?;
-        let tap = open_tap(TAP).map_err(NetworkError::Tap)?;
+        let taps = open_tap(TAP, binding.queues).map_err(NetworkError::Tap)?;
         link::configure(TAP, GATEWAY_ADDRESS, PREFIX_LEN, mtu)?;
         masquerade::apply(TAP, &binding.ports)?;
-        Ok((tap, mtu))
+        Ok((taps, mtu))
     })?;
-    Ok(Attachment { netns: netns.to_owned(), name: binding.name.clone(), tap, mac: binding.mac, mtu })
+    let Binding { name, mac, link_up, .. } = binding.clone();
+    Ok(Attachment { netns: netns.to_owned(), name, taps, link_up, mac, mtu })
 }

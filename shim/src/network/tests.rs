@@ -27,10 +27,37 @@ fn plans() {
     let spec = spec(json!({"name": "n", "masquerade": {}, "macAddress": "02:11:22:33:44:55", "ports": ports}));
     let expected = [Port { protocol: Protocol::Tcp, number: 80 }, Port { protocol: Protocol::Udp, number: 53 }];
     let binding = plan(Some(&spec), "a").unwrap();
-    assert_eq!(binding, Binding { name: "n".into(), mac: [2, 0x11, 0x22, 0x33, 0x44, 0x55], ports: expected.into() });
+    assert_eq!(
+        binding,
+        Binding {
+            name: "n".into(),
+            mac: [2, 0x11, 0x22, 0x33, 0x44, 0x55],
+            ports: expected.into(),
+            queues: 1,
+            link_up: true,
+        }
+    );
 
     let none = parse_vmi(r#"{"domain": {"devices": {"autoattachPodInterface": false}}}"#).unwrap();
     assert_eq!(plan(Some(&none), "a"), None);
+}
+
+#[test]
+fn queues_and_the_link_are_as_asked() {
+    let of = |cpu: serde_json::Value, state: &str| {
+        let spec = json!({
+            "domain": {"cpu": cpu, "devices": {
+                "networkInterfaceMultiqueue": true,
+                "interfaces": [{"name": "n", "masquerade": {}, "state": state}],
+            }},
+            "networks": [{"name": "n", "pod": {}}],
+        });
+        let spec = parse_vmi(&spec.to_string()).unwrap();
+        plan(Some(&spec), "a").map(|binding| (binding.queues, binding.link_up))
+    };
+    assert_eq!(of(json!({"cores": 3}), "up"), Some((3, true)));
+    assert_eq!(of(json!({"cores": 100}), "down"), Some((MAX_PAIRS, false)));
+    assert_eq!(of(json!({"cores": 1}), "absent"), None);
 }
 
 #[test]
@@ -156,7 +183,7 @@ fn packets_reach_the_guest_and_leave_it() {
     );
     let nic = attachment.nic().unwrap();
     assert_eq!(nic.mtu, Some(1400));
-    let mut lab = Lab { pod, outside, guest: nic.tap, mac: nic.mac };
+    let mut lab = Lab { pod, outside, guest: nic.taps.into_iter().next().unwrap(), mac: nic.mac };
 
     // From outside to the pod's address: it reaches the guest as it came.
     let out = udp(&lab.outside, (OUTSIDE, 5000));

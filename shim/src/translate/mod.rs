@@ -205,8 +205,8 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     let boot = boot::boot(&source, &files, root, &disks, &mut fds)?;
     let identity = identity::identity(&source);
     let nics = source.nics.into_iter().map(|nic| {
-        let tap = fds.add(nic.tap)?;
-        Ok(NicConfig { name: nic.name, tap, mac: nic.mac, mtu: nic.mtu })
+        let taps = nic.taps.into_iter().map(|tap| fds.add(tap)).collect::<Result<_, _>>()?;
+        Ok(NicConfig { name: nic.name, taps, link_up: nic.link_up, mac: nic.mac, mtu: nic.mtu })
     });
     let nics = nics.collect::<Result<_, TranslateError>>()?;
     let machine = MachineConfig {

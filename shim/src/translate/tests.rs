@@ -48,7 +48,13 @@ impl Pod {
     }
 
     fn source<'a>(&'a self, spec: Option<&'a VirtualMachineInstanceSpec>, place: Place<'a>) -> Source<'a> {
-        let nic = || PlannedNic { name: "default".into(), tap: null(), mac: [2, 0, 0, 0, 0, 1], mtu: Some(1400) };
+        let nic = || PlannedNic {
+            name: "default".into(),
+            taps: vec![null(), null()],
+            link_up: true,
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: Some(1400),
+        };
         Source { name: "pod", spec, place, node: &self.node, nics: self.nic.then(nic).into_iter().collect() }
     }
 

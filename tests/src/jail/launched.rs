@@ -219,9 +219,15 @@ fn machine_with_everything() -> Result<(MachineConfig, Vec<OwnedFd>)> {
     let kvm = File::options().read(true).write(true).open("/dev/kvm").context("/dev/kvm")?;
     let disk = tempfile::tempfile()?;
     disk.set_len(1 << 20)?;
-    let tap = vireo_vmm::tap::open_tap(&format!("vjail{}", std::process::id() % 1_000_000))?;
+    let taps = vireo_vmm::tap::open_tap(&format!("vjail{}", std::process::id() % 1_000_000), 1)?;
     let disk_config = DiskConfig::new("root", FdIndex(2));
-    let nic_config = NicConfig { name: "default".into(), tap: FdIndex(3), mac: [0x52, 0x54, 0, 1, 2, 3], mtu: None };
+    let nic_config = NicConfig {
+        name: "default".into(),
+        taps: vec![FdIndex(3)],
+        link_up: true,
+        mac: [0x52, 0x54, 0, 1, 2, 3],
+        mtu: None,
+    };
     let machine = MachineConfig {
         vcpus: 2,
         cpu: CpuConfig::default(),
@@ -233,7 +239,13 @@ fn machine_with_everything() -> Result<(MachineConfig, Vec<OwnedFd>)> {
         boot: BootConfig::Kernel { kernel: FdIndex(1), initrd: None, cmdline: String::new() },
         ..machine("prompt")
     };
-    Ok((machine, vec![kvm.into(), super::guest::prompt()?.into(), disk.into(), tap.into()]))
+    Ok((
+        machine,
+        vec![kvm.into(), super::guest::prompt()?.into(), disk.into()]
+            .into_iter()
+            .chain(taps.into_iter().map(Into::into))
+            .collect(),
+    ))
 }
 
 /// A binary that is none is refused by what failed, and leaves no process.

@@ -5,17 +5,36 @@ use anyhow::{Result, ensure};
 use super::{
     Bench, Scenario,
     eventually::LIMIT,
-    pod::{PROMPT, PodSpec},
+    pod::{PROMPT, PodSpec, vmi},
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("guest_answers_on_the_pod_s_address", answers),
     Scenario::each("guest_reaches_out_through_the_pod", reaches_out),
+    Scenario::once("a_card_has_a_queue_pair_for_each_vcpu", queues),
 ];
 
 fn answers(bench: &mut Bench) -> Result<()> {
     let pod = bench.boot(PodSpec::guest())?;
     ensure!(pod.http("/")?.starts_with("hello from"), "something else answers on {}", pod.ip);
+    pod.remove(bench)
+}
+
+fn queues(bench: &mut Bench) -> Result<()> {
+    let mut spec = vmi("");
+    spec["domain"]["cpu"]["cores"] = 2.into();
+    spec["domain"]["devices"]["networkInterfaceMultiqueue"] = true.into();
+    let mut pod = bench.pod(PodSpec { cpu_limit: 2000, ..PodSpec::described(&spec) })?;
+    pod.create(bench)?;
+    pod.start(bench)?;
+    let mut console = pod.attach(bench)?;
+    console.wait_for(PROMPT, LIMIT)?;
+    console.send("echo $(ls /sys/class/net/eth0/queues) are there\n")?;
+    console.wait_for("\nrx-0 rx-1 tx-0 tx-1 are there", LIMIT)?;
+    // Different connections take different queues.
+    for _ in 0..8 {
+        ensure!(pod.http("/")?.starts_with("hello from"), "something else answers on {}", pod.ip);
+    }
     pod.remove(bench)
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Each wrong value is an error that names its path, such as `memory.size` or `disks[1].image`.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use super::cpu::CpuProblem;
@@ -29,6 +30,8 @@ pub const MAX_CMDLINE: usize = 2047;
 pub const MAX_NAME: usize = 253;
 /// Devices on PCI bus 0 beside the host bridge in slot 0.
 pub const MAX_PCI_DEVICES: usize = 31;
+/// The most queue pairs of a network card: each takes two threads.
+pub const MAX_PAIRS: usize = 8;
 /// The smallest MTU that virtio-net may offer (virtio 1.3 §5.1.4.1).
 pub const MIN_MTU: u16 = 68;
 /// Bytes of a disk serial (VIRTIO_BLK_ID_BYTES).
@@ -113,6 +116,12 @@ pub enum Problem {
         /// Who has it.
         other: usize,
     },
+    /// No queue, or too many.
+    #[error("{0} queues; a card has 1 to {MAX_PAIRS}")]
+    Taps(usize),
+    /// Queues of different interfaces.
+    #[error("is attached to another interface than the card's first queue")]
+    OtherTap,
     /// An MTU that no IPv4 network has.
     #[error("{0} is less than {MIN_MTU}")]
     Mtu(u16),
@@ -287,10 +296,28 @@ fn check_kernel(
     Ok(KernelPlan { kernel, initrd, cmdline })
 }
 
+fn check_taps(taps: Vec<FdIndex>, nic: usize, files: &mut Files) -> Result<Vec<File>, ConfigError> {
+    let path = |queue: usize| format!("nics[{nic}].taps[{queue}]");
+    if !(1..=MAX_PAIRS).contains(&taps.len()) {
+        return Err(wrong(format!("nics[{nic}].taps"), Problem::Taps(taps.len())));
+    }
+    let several = taps.len() > 1;
+    let mut interface = None;
+    let mut queues = Vec::with_capacity(taps.len());
+    for (i, tap) in taps.into_iter().enumerate() {
+        let (tap, name) = files.take(tap).and_then(|file| files::tap(file, several)).map_err(at(path(i)))?;
+        if *interface.get_or_insert(name) != name {
+            return Err(wrong(path(i), Problem::OtherTap));
+        }
+        queues.push(tap);
+    }
+    Ok(queues)
+}
+
 fn check_nics(nics: Vec<NicConfig>, files: &mut Files) -> Result<Vec<NicPlan>, ConfigError> {
     let mut plans: Vec<NicPlan> = Vec::with_capacity(nics.len());
     for (i, nic) in nics.into_iter().enumerate() {
-        let NicConfig { name, tap, mac, mtu } = nic;
+        let NicConfig { name, taps, link_up, mac, mtu } = nic;
         check_name(&format!("nics[{i}].name"), &name)?;
         // The group bit of the first octet (IEEE 802-2014 §8.2.2).
         if mac == [0; 6] || mac[0] & 1 != 0 {
@@ -302,8 +329,8 @@ fn check_nics(nics: Vec<NicConfig>, files: &mut Files) -> Result<Vec<NicPlan>, C
         if let Some(mtu) = mtu.filter(|mtu| *mtu < MIN_MTU) {
             return Err(wrong(format!("nics[{i}].mtu"), Problem::Mtu(mtu)));
         }
-        let tap = files.take(tap).and_then(files::tap).map_err(at(format!("nics[{i}].tap")))?;
-        plans.push(NicPlan { name, tap, mac, mtu });
+        let taps = check_taps(taps, i, files)?;
+        plans.push(NicPlan { name, taps, link_up, mac, mtu });
     }
     Ok(plans)
 }

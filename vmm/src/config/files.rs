@@ -68,6 +68,9 @@ pub enum FileProblem {
     /// Firmware of the wrong kind or size.
     #[error(transparent)]
     Firmware(#[from] FirmwareProblem),
+    /// One queue of several, on a tap that has one.
+    #[error("is not attached with IFF_MULTI_QUEUE, as one of several queues must be")]
+    OneQueue,
     /// The kernel would not tell.
     #[error("can't be examined: {0}")]
     Io(io::Error),
@@ -177,7 +180,8 @@ pub(super) fn scratch(file: File) -> Result<File, FileProblem> {
     Ok(file)
 }
 
-pub(super) fn tap(file: File) -> Result<File, FileProblem> {
+/// A queue of a tap, and the interface's name. With `several` queues they must be `IFF_MULTI_QUEUE`.
+pub(super) fn tap(file: File, several: bool) -> Result<(File, [libc::c_char; libc::IFNAMSIZ]), FileProblem> {
     device(&file, TUN_DEVICE, "a tap (/dev/net/tun)")?;
     if !readable_and_writable(&file)?.contains(OFlag::O_NONBLOCK) {
         return Err(FileProblem::Blocking);
@@ -191,7 +195,10 @@ pub(super) fn tap(file: File) -> Result<File, FileProblem> {
     if !attached || flags & TAP_FLAGS != TAP_FLAGS {
         return Err(FileProblem::NotAttached);
     }
-    Ok(file)
+    if several && flags & libc::IFF_MULTI_QUEUE == 0 {
+        return Err(FileProblem::OneQueue);
+    }
+    Ok((file, request.ifr_name))
 }
 
 fn device(file: &File, (major, minor): (u64, u64), needed: &'static str) -> Result<(), FileProblem> {

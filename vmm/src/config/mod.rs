@@ -140,8 +140,11 @@ pub enum BootDevice {
 pub struct NicConfig {
     /// For messages: the interface's name.
     pub name: String,
-    /// The tap, attached with `IFF_NO_PI | IFF_VNET_HDR`, non-blocking.
-    pub tap: FdIndex,
+    /// The queues of one tap, one for each pair of the card's, attached with `IFF_NO_PI | IFF_VNET_HDR`, non-blocking; several with
+    /// `IFF_MULTI_QUEUE`.
+    pub taps: Vec<FdIndex>,
+    /// The cable is plugged in.
+    pub link_up: bool,
     /// The guest's hardware address.
     pub mac: [u8; 6],
     /// The MTU that the guest is told, bytes.

@@ -108,8 +108,10 @@ pub struct KernelPlan {
 pub struct NicPlan {
     /// For messages: the interface's name.
     pub name: String,
-    /// A tap, attached with `IFF_NO_PI | IFF_VNET_HDR`, non-blocking.
-    pub tap: File,
+    /// 1 to [`MAX_PAIRS`](super::check::MAX_PAIRS) queues of one tap, attached with `IFF_NO_PI | IFF_VNET_HDR`, non-blocking.
+    pub taps: Vec<File>,
+    /// The cable is plugged in.
+    pub link_up: bool,
     /// Unicast, not zero, no other card's.
     pub mac: [u8; 6],
     /// At least [`MIN_MTU`](super::check::MIN_MTU).

@@ -98,6 +98,13 @@ pub enum Request {
     PowerButton,
     /// Send a non-maskable interrupt to every vCPU.
     Nmi,
+    /// Plug a network card's cable in, or pull it; resets don't change it.
+    SetLink {
+        /// The card, by its place in the config.
+        nic: u16,
+        /// Whether it is in.
+        up: bool,
+    },
 }
 
 impl Request {
@@ -115,6 +122,7 @@ impl From<Request> for Action {
             Request::Reset => Self::Reset,
             Request::PowerButton => Self::PowerButton,
             Request::Nmi => Self::Nmi,
+            Request::SetLink { .. } => Self::Link,
         }
     }
 }

@@ -21,7 +21,11 @@ impl Body {
 impl Process {
     /// Answers one request.
     pub(super) fn answer(&mut self, shared: &Shared, id: u32, request: Request) {
-        let answer = match self.act(shared, request.into()) {
+        let done = match request {
+            Request::SetLink { nic, up } => self.set_link(nic, up),
+            _ => self.act(shared, request.into()),
+        };
+        let answer = match done {
             Ok(()) => Answer::Done,
             // The end has been told, and is the last word.
             Err(_) if self.over() => return,
@@ -52,6 +56,11 @@ impl Process {
                 Ok(())
             }
             Action::Reset => self.reset(shared, guest),
+            // Told with its card, in `set_link`.
+            Action::Link => {
+                self.guest = Some(guest);
+                Ok(())
+            }
             Action::PowerButton => {
                 match &guest.body {
                     Body::Running(running) | Body::Paused(Still::Running(running)) => running.power_button(),
@@ -69,6 +78,20 @@ impl Process {
                 done
             }
         }
+    }
+
+    fn set_link(&mut self, nic: u16, up: bool) -> Result<(), String> {
+        let guest = self.guest.as_mut().ok_or_else(|| Refusal::NotStarted.to_string())?;
+        guest.body.state().after(Action::Link).map_err(|refusal| refusal.to_string())?;
+        let index = usize::from(nic);
+        let plan = guest.plan.nics.get_mut(index).ok_or_else(|| format!("the machine has no nics[{nic}]"))?;
+        // For the machines that resets will make.
+        plan.link_up = up;
+        match &guest.body {
+            Body::Running(running) | Body::Paused(Still::Running(running)) => running.set_link(index, up),
+            Body::Built(machine) | Body::Paused(Still::Fresh(machine)) => machine.set_link(index, up),
+        }
+        Ok(())
     }
 
     fn start(&mut self, shared: &Shared, mut guest: Guest, paused: bool) -> Result<(), String> {

@@ -72,6 +72,8 @@ mod file {
     /// A network card's driver says what it can take.
     pub(super) const TUNSETOFFLOAD: u64 = 0x4004_54D0;
     pub(super) const TUNSETVNETHDRSZ: u64 = 0x4004_54D8;
+    /// A driver uses more or fewer of the tap's queues.
+    pub(super) const TUNSETQUEUE: u64 = 0x4004_54D9;
 }
 
 /// What every thread of a Rust program on glibc does, and nothing that tells it of the host.
@@ -157,7 +159,7 @@ pub(super) fn main() -> Result<AllowList, BackendError> {
     list.any(MAIN);
     list.kvm(kvm::BUILD)?;
     list.kvm(kvm::CONTROL)?;
-    list.ioctls(&[file::FIONBIO, file::TUNSETOFFLOAD, file::TUNSETVNETHDRSZ])?;
+    list.ioctls(&[file::FIONBIO, file::TUNSETOFFLOAD, file::TUNSETVNETHDRSZ, file::TUNSETQUEUE])?;
     // A thread that will run a vCPU binds itself, and none but itself, to a host CPU.
     list.only(libc::SYS_sched_setaffinity, 0, Op::Eq, 0)?;
     // RAM is sealed, disk images are locked.

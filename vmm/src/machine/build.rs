@@ -155,6 +155,11 @@ impl Machine {
         self.devices.acpi_pm.power_button();
     }
 
+    /// Plugs the cable of network card `nic` in, or pulls it; a card that isn't there has none.
+    pub fn set_link(&self, nic: usize, up: bool) {
+        self.devices.set_link(nic, up);
+    }
+
     /// Puts `line` behind the guest agent's port.
     pub fn connect_agent(&self, line: &Arc<Line>) {
         let port = &self.devices.hosts.console.agent;

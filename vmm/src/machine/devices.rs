@@ -22,7 +22,7 @@ use crate::platform::serial::Serial;
 use crate::virtio::balloon::{Balloon, BalloonControl};
 use crate::virtio::block::{Block, Traits};
 use crate::virtio::console::{Backend, Console, Ports};
-use crate::virtio::net::Net;
+use crate::virtio::net::{Link, Net};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::{Vsock, VsockControl};
 
@@ -81,6 +81,8 @@ pub(super) struct Hosts {
     pub console: Ports,
     pub balloon: Option<BalloonControl>,
     pub vsock: Option<VsockControl>,
+    /// Of the plan's network cards.
+    pub links: Vec<Link>,
 }
 
 impl Devices {
@@ -102,6 +104,15 @@ impl Devices {
         ports.insert(port::PCI_CONFIG.into(), 8, pci.config_ports(reset))?;
         let Plugged { hosts, disk_slots, nic_slots } = plug_virtio(plan, hub, &pci)?;
         Ok(Self { ports, mmio, acpi_pm, pci, hosts, disk_slots, nic_slots })
+    }
+}
+
+impl Devices {
+    /// Plugs the cable of network card `nic` in, or pulls it.
+    pub fn set_link(&self, nic: usize, up: bool) {
+        if let Some(link) = self.hosts.links.get(nic) {
+            link.set(up);
+        }
     }
 }
 
@@ -146,7 +157,7 @@ struct Plugged {
 /// The virtio devices, each in the next PCI slot: disks, network cards, the entropy source, the console, the
 /// balloon, the sockets.
 fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result<Plugged, DeviceError> {
-    let (mut disk_slots, mut nic_slots) = (Vec::new(), Vec::new());
+    let (mut disk_slots, mut nic_slots, mut links) = (Vec::new(), Vec::new(), Vec::new());
     let host = |kind, name: &String, what| {
         let name = name.clone();
         move |source| DeviceError::Host { kind, name, what, source }
@@ -166,8 +177,11 @@ fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result
         disk_slots.push(pci.add_virtio(Box::new(Block::new(disk.name.clone(), image, traits)))?);
     }
     for nic in &plan.nics {
-        let tap = nic.tap.try_clone().map_err(host("nic", &nic.name, "dup of its tap"))?;
-        let card = Net::new(nic.name.clone(), tap, nic.mac, nic.mtu);
+        let taps = nic.taps.iter().map(File::try_clone).collect::<io::Result<_>>();
+        let taps = taps.map_err(host("nic", &nic.name, "dup of its tap"))?;
+        let link = Link::new(nic.link_up);
+        let card = Net::new(nic.name.clone(), taps, nic.mac, nic.mtu, link.clone());
+        links.push(link);
         nic_slots.push(pci.add_virtio(Box::new(card.map_err(host("nic", &nic.name, "its tap"))?))?);
     }
     if plan.rng {
@@ -184,5 +198,5 @@ fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result
     let balloon = balloon.map(|(device, control)| pci.add_virtio(Box::new(device)).map(|_| control)).transpose()?;
     let vsock = plan.vsock.map(Vsock::new);
     let vsock = vsock.map(|(device, control)| pci.add_virtio(Box::new(device)).map(|_| control)).transpose()?;
-    Ok(Plugged { hosts: Hosts { console: ports, balloon, vsock }, disk_slots, nic_slots })
+    Ok(Plugged { hosts: Hosts { console: ports, balloon, vsock, links }, disk_slots, nic_slots })
 }

@@ -9,6 +9,8 @@
 //!                       v                                     v
 //!                     Ended <─── (power-off, panic, fault) ───┘
 //! ```
+//! A network card's link can be changed at any time.
+//!
 //! A reset leaves a machine as it was, running or paused: a paused one has its first instruction before it again. A power button
 //! pressed in a pause is latched and seen once the guest runs. An NMI would have nobody to take it, so it is refused then.
 //! A guest may end, or reset itself, while a pause is under way; that is not lost, and counts as having come before it.
@@ -43,6 +45,8 @@ pub enum Action {
     PowerButton,
     /// A non-maskable interrupt to every vCPU.
     Nmi,
+    /// Plug a network card's cable in, or pull it.
+    Link,
 }
 
 /// Why a machine doesn't do what is asked.
@@ -72,12 +76,13 @@ impl State {
     /// Where the machine is after `action`.
     pub fn after(self, action: Action) -> Result<Self, Refusal> {
         match (self, action) {
+            (Self::Built, Action::Link) => Ok(Self::Built),
             (Self::Built, Action::Start)
-            | (Self::Running, Action::Reset | Action::PowerButton | Action::Nmi)
+            | (Self::Running, Action::Reset | Action::PowerButton | Action::Nmi | Action::Link)
             | (Self::Paused, Action::Resume) => Ok(Self::Running),
             (Self::Built, Action::StartPaused)
             | (Self::Running, Action::Pause)
-            | (Self::Paused, Action::Reset | Action::PowerButton) => Ok(Self::Paused),
+            | (Self::Paused, Action::Reset | Action::PowerButton | Action::Link) => Ok(Self::Paused),
             (Self::Ended, _) => Err(Refusal::Ended),
             (Self::Built, _) => Err(Refusal::NotStarted),
             (Self::Running | Self::Paused, Action::Start | Action::StartPaused) => Err(Refusal::Started),
@@ -99,6 +104,7 @@ impl Action {
             Self::Reset => "reset",
             Self::PowerButton => "power button",
             Self::Nmi => "NMI",
+            Self::Link => "link",
         }
     }
 }
@@ -107,7 +113,7 @@ impl Action {
 mod tests {
     use super::*;
 
-    const ACTIONS: [Action; 7] = [
+    const ACTIONS: [Action; 8] = [
         Action::Start,
         Action::StartPaused,
         Action::Pause,
@@ -115,6 +121,7 @@ mod tests {
         Action::Reset,
         Action::PowerButton,
         Action::Nmi,
+        Action::Link,
     ];
 
     #[test]
@@ -122,13 +129,23 @@ mod tests {
         use Refusal as No;
         use State::{Built, Ended, Paused, Running};
         let table = [
-            (Built, [Ok(Running), Ok(Paused)], [Err(No::NotStarted); 5]),
-            (Running, [Err(No::Started); 2], [Ok(Paused), Err(No::NotPaused), Ok(Running), Ok(Running), Ok(Running)]),
-            (Paused, [Err(No::Started); 2], [Err(No::Paused), Ok(Running), Ok(Paused), Ok(Paused), Err(No::Still)]),
-            (Ended, [Err(No::Ended); 2], [Err(No::Ended); 5]),
+            (Built, [Ok(Running), Ok(Paused)], [Err(No::NotStarted); 5], Ok(Built)),
+            (
+                Running,
+                [Err(No::Started); 2],
+                [Ok(Paused), Err(No::NotPaused), Ok(Running), Ok(Running), Ok(Running)],
+                Ok(Running),
+            ),
+            (
+                Paused,
+                [Err(No::Started); 2],
+                [Err(No::Paused), Ok(Running), Ok(Paused), Ok(Paused), Err(No::Still)],
+                Ok(Paused),
+            ),
+            (Ended, [Err(No::Ended); 2], [Err(No::Ended); 5], Err(No::Ended)),
         ];
-        for (state, starts, others) in table {
-            for (action, expected) in ACTIONS.into_iter().zip(starts.into_iter().chain(others)) {
+        for (state, starts, others, link) in table {
+            for (action, expected) in ACTIONS.into_iter().zip(starts.into_iter().chain(others).chain([link])) {
                 assert_eq!(state.after(action), expected, "{state:?}: {}", action.name());
             }
         }

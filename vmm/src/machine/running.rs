@@ -142,6 +142,11 @@ impl Running {
         self.gate.open();
     }
 
+    /// Plugs the cable of network card `nic` in, or pulls it; a card that isn't there has none.
+    pub fn set_link(&self, nic: usize, up: bool) {
+        self.devices.set_link(nic, up);
+    }
+
     /// A non-maskable interrupt to every vCPU.
     ///
     /// As a message to all local APICs (Intel SDM vol. 3A §11.11): KVM_NMI would have to wait until the vCPU leaves the guest.

@@ -189,6 +189,7 @@ fn what_is_asked_of_a_machine_is_done_or_refused_by_name() {
         vmm.done(Request::PowerButton, &[]);
         vmm.done(Request::Resume, &[Event::Resumed]);
     }
+    assert_eq!(vmm.refused(Request::SetLink { nic: 0, up: false }), "link: the machine has no nics[0]");
     vmm.done(Request::Reset, &[]);
     assert_eq!(vmm.event(), Event::Rebooted);
     expect(&mut console, ">");

@@ -17,6 +17,9 @@ pub struct Devices {
     /// Network interfaces, each on the network of its name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<Interface>,
+    /// A queue pair of each interface for each vCPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_interface_multiqueue: Option<bool>,
     /// A virtio-rng device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rng: Option<Rng>,

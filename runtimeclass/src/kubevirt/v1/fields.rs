@@ -179,6 +179,7 @@ static DEVICES: Fields = Fields {
     supported: &[
         optional("disks", List(&Record(&DISK))),
         optional("blockMultiQueue", Boolean),
+        optional("networkInterfaceMultiqueue", Boolean),
         optional("interfaces", List(&Record(&INTERFACE))),
         optional("rng", Record(&EMPTY)),
         optional("autoattachPodInterface", Boolean),
@@ -197,7 +198,6 @@ static DEVICES: Fields = Fields {
         "hostDevices",
         "inputs",
         "logSerialConsole",
-        "networkInterfaceMultiqueue",
         "panicDevices",
         "sound",
         "tpm",
@@ -249,6 +249,7 @@ static INTERFACE: Fields = Fields {
         optional("masquerade", Record(&EMPTY)),
         optional("model", String),
         optional("macAddress", String),
+        optional("state", String),
         optional("ports", List(&Record(&PORT))),
         optional("bootOrder", Integer),
     ],
@@ -264,7 +265,6 @@ static INTERFACE: Fields = Fields {
         "portRanges",
         "slirp",
         "sriov",
-        "state",
         "tag",
     ],
 };

@@ -11,6 +11,9 @@ pub struct Interface {
     /// Behind the pod's address, by NAT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masquerade: Option<InterfaceMasquerade>,
+    /// `up` (also where left out), `down` (its cable is pulled), or `absent` (it isn't there).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
     /// `virtio`, also where left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,

@@ -91,7 +91,7 @@ fn error(change: impl FnOnce(&mut Good)) -> String {
 }
 
 fn nic(mac: [u8; 6]) -> NicConfig {
-    NicConfig { name: "default".into(), tap: FdIndex(5), mac, mtu: None }
+    NicConfig { name: "default".into(), taps: vec![FdIndex(5)], link_up: true, mac, mtu: None }
 }
 
 #[test]
@@ -364,11 +364,11 @@ fn network_cards_are_checked() {
     let file = |path| read_write().open(path).unwrap();
     assert_eq!(
         with(nic(mac), Some(file("/dev/null"))),
-        "nics[0].tap: is another character device; a tap (/dev/net/tun) is needed"
+        "nics[0].taps[0]: is another character device; a tap (/dev/net/tun) is needed"
     );
     assert_eq!(
         with(nic(mac), Some(tempfile::tempfile().unwrap())),
-        "nics[0].tap: is a regular file; a tap (/dev/net/tun) is needed"
+        "nics[0].taps[0]: is a regular file; a tap (/dev/net/tun) is needed"
     );
 }
 
@@ -376,13 +376,13 @@ fn network_cards_are_checked() {
 fn an_unattached_tun_is_not_a_tap() {
     let mac = [0x52, 0x54, 0, 1, 2, 3];
     let tun = read_write().open("/dev/net/tun").expect("/dev/net/tun can be opened: modprobe tun");
-    assert!(matches!(files::tap(tun), Err(FileProblem::Blocking)));
+    assert!(matches!(files::tap(tun, false), Err(FileProblem::Blocking)));
     let tun = read_write().custom_flags(libc::O_NONBLOCK).open("/dev/net/tun").unwrap();
     let text = error(|g| {
         g.config.nics.push(nic(mac));
         g.fds.push(tun.into());
     });
-    assert_eq!(text, "nics[0].tap: is not attached to a tap with IFF_NO_PI and IFF_VNET_HDR");
+    assert_eq!(text, "nics[0].taps[0]: is not attached to a tap with IFF_NO_PI and IFF_VNET_HDR");
 }
 
 #[test]

@@ -208,8 +208,9 @@ fn the_topology_is_the_machine_s() {
     assert_eq!(last.entry(0xB, 2).unwrap().ebx, 0);
     let basic = last.entry(1, 0).unwrap();
     assert_eq!((basic.ebx >> 16 & 0xFF, basic.edx >> 28 & 1), (8, 1));
-    let amd = last.entry(0x8000_001E, 0);
-    assert!(amd.is_none_or(|entry| (entry.eax, entry.ebx, entry.ecx) == (13, 0x102, 1)));
+    let amd = last.entry(0x8000_001E, 0).unwrap();
+    assert_eq!((amd.eax, amd.ebx, amd.ecx), (13, 0x102, 1));
+    assert!(has(&last, "topoext"), "threads are told of where AMD's are looked for");
     assert_eq!(last.entry(0x8000_0008, 0).unwrap().ecx & 0xF0FF, 3 << 12 | 5);
     let sharing = |index| last.entry(0x8000_001D, index).unwrap().eax >> 14 & 0xFFF;
     assert_eq!((sharing(0), sharing(2), sharing(3)), (1, 1, 7), "two threads share a core's caches, a socket its last");

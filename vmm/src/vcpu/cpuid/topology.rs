@@ -37,7 +37,14 @@ pub(super) fn describe(table: &mut Table, topology: Topology) {
     }
     let several = per_socket > 1;
     // HTT: the count of logical processors in 1 EBX is valid. CmpLegacy says the same on AMD.
-    for (name, on) in [("ht", several), ("cmp_legacy", several && table.vendor() == Vendor::Amd)] {
+    let amd = table.vendor() == Vendor::Amd;
+    // Without this leaf AMD's CPUs have no threads for Linux. It takes nothing of the host but what is told here.
+    let threaded = amd && topology.threads() > 1 && table.entry(0x8000_0000, 0).is_some_and(|e| e.eax >= 0x8000_001E);
+    if threaded {
+        table.entry_mut(0x8000_001E, 0);
+    }
+    let topoext = threaded || features::by_name("topoext").is_some_and(|feature| table.has(feature));
+    for (name, on) in [("ht", several), ("cmp_legacy", several && amd), ("topoext", topoext)] {
         if let Some(feature) = features::by_name(name) {
             table.set(feature, on);
         }

@@ -1,51 +1,76 @@
-//! The network device: features, configuration space, starting and stopping its two threads.
+//! The network device: features, configuration space, starting and stopping its queues.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::virtio_net as vn;
 
-use super::receive::{Mode, Receive};
+use super::control::Control;
+use super::link::Link;
+use super::pairs::{Common, Pairs};
+use super::receive::Mode;
 use super::tap::Tap;
-use super::transmit::Transmit;
 use super::{ETHERNET, HEADER, MAX_PACKET};
-use crate::virtio::device::{ActivateError, Activation, ActiveQueue, DeviceId, VirtioDevice, read_bytes};
-use crate::virtio::virtqueue::{KICKED, Virtqueue};
-use crate::worker::Worker;
+use crate::virtio::device::{ActivateError, Activation, DeviceId, VirtioDevice, read_bytes};
+use crate::virtio::served::Served;
+use crate::virtio::virtqueue::Virtqueue;
 
-/// Packets that may be queued each way.
-const QUEUE_SIZES: [u16; 2] = [256, 256];
-const RECEIVE: u16 = 0;
-const TRANSMIT: u16 = 1;
+/// Packets that may be queued each way, and commands.
+const QUEUE_SIZE: u16 = 256;
+const CONTROL_SIZE: u16 = 16;
 /// Payload of an Ethernet frame where nobody says otherwise, bytes.
 const DEFAULT_MTU: u16 = 1500;
-/// Bytes of the configuration space up to and with `mtu` (virtio 1.3 §5.1.4).
+/// Bytes of the configuration space up to and with `mtu`, and where `status` is (virtio 1.3 §5.1.4).
 const CONFIG_SIZE: usize = 12;
+const STATUS: usize = 6;
+/// Offloads that a driver may switch while it runs.
+const SWITCHABLE: [u32; 4] =
+    [vn::VIRTIO_NET_F_GUEST_CSUM, vn::VIRTIO_NET_F_GUEST_TSO4, vn::VIRTIO_NET_F_GUEST_TSO6, vn::VIRTIO_NET_F_GUEST_ECN];
 
 /// A network card. See the module.
 #[derive(Debug)]
 pub struct Net {
     name: String,
-    tap: Arc<Tap>,
+    /// The tap's queues; one for each pair.
+    taps: Vec<Arc<Tap>>,
     mtu: Option<u16>,
+    link: Link,
     config: [u8; CONFIG_SIZE],
-    workers: Vec<Worker>,
+    queue_sizes: Vec<u16>,
+    active: Option<Active>,
+}
+
+/// A card in use.
+#[derive(Debug)]
+struct Active {
+    pairs: Arc<Mutex<Pairs>>,
+    control: Option<Served<Control>>,
+}
+
+impl Active {
+    fn pairs(&self) -> MutexGuard<'_, Pairs> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Net {
-    /// A card on `tap` (attached with `IFF_NO_PI | IFF_VNET_HDR`); `name` is for messages and thread names.
-    pub fn new(name: String, tap: File, mac: [u8; 6], mtu: Option<u16>) -> io::Result<Self> {
-        Ok(Self::on(name, Tap::new(tap)?, mac, mtu))
+    /// A card on the queues of one tap (attached with `IFF_NO_PI | IFF_VNET_HDR`, several with `IFF_MULTI_QUEUE`; at least one);
+    /// `name` is for messages and thread names. Packets pass while `link` is up.
+    pub fn new(name: String, taps: Vec<File>, mac: [u8; 6], mtu: Option<u16>, link: Link) -> io::Result<Self> {
+        let taps = taps.into_iter().map(Tap::new).collect::<io::Result<_>>()?;
+        Ok(Self::on(name, taps, mac, mtu, link))
     }
 
-    pub(super) fn on(name: String, tap: Tap, mac: [u8; 6], mtu: Option<u16>) -> Self {
+    pub(super) fn on(name: String, taps: Vec<Tap>, mac: [u8; 6], mtu: Option<u16>, link: Link) -> Self {
+        let pairs = u16::try_from(taps.len()).unwrap_or(u16::MAX);
         let mut config = [0; CONFIG_SIZE];
         config[..6].copy_from_slice(&mac);
-        config[8..10].copy_from_slice(&1_u16.to_le_bytes()); // max_virtqueue_pairs
+        config[8..10].copy_from_slice(&pairs.to_le_bytes()); // max_virtqueue_pairs
         config[10..].copy_from_slice(&mtu.unwrap_or(0).to_le_bytes());
-        Self { name, tap: Arc::new(tap), mtu, config, workers: Vec::new() }
+        let mut queue_sizes = vec![QUEUE_SIZE; 2 * taps.len()];
+        queue_sizes.push(CONTROL_SIZE);
+        Self { name, taps: taps.into_iter().map(Arc::new).collect(), mtu, link, config, queue_sizes, active: None }
     }
 
     fn mode(&self, features: u64) -> Mode {
@@ -58,23 +83,35 @@ impl Net {
     }
 
     pub(super) fn start(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let Activation { ram, features, queues, notify, .. } = activation;
-        let mut queues = queues.into_iter();
-        let mut take = |index: u16| {
-            let queue = queues.next().filter(|q: &ActiveQueue| q.index == index);
-            Ok(Virtqueue::new(queue.ok_or(ActivateError::MissingQueue(index))?, Arc::clone(&notify)))
+        let Activation { ram, features, mut queues, notify, events, .. } = activation;
+        if let Some(missing) = (0..2).find(|index| !queues.iter().any(|queue| queue.index == *index)) {
+            return Err(ActivateError::MissingQueue(missing));
+        }
+        let mut take = |index: usize| {
+            let at = queues.iter().position(|queue| usize::from(queue.index) == index)?;
+            Some(Virtqueue::new(queues.swap_remove(at), Arc::clone(&notify)))
         };
-        let (receive, transmit) = (take(RECEIVE)?, take(TRANSMIT)?);
-        let host = |source| ActivateError::Host { what: "network queue thread", source };
-        let receive = Receive::new(Arc::clone(&ram), receive, Arc::clone(&self.tap), self.mode(features));
-        let name = format!("rx {}", self.name);
-        self.workers.push(Worker::spawn(&name, |events| receive.register(events)).map_err(host)?);
-        let kick = transmit.kick().as_raw_fd();
-        let mut transmit = Transmit::new(ram, transmit, Arc::clone(&self.tap));
-        let register = move |events: &mut crate::event_loop::EventLoop| {
-            events.add(kick, KICKED, move |_, _| transmit.kicked()).map(|_| ())
-        };
-        self.workers.push(Worker::spawn(&format!("tx {}", self.name), register).map_err(host)?);
+        // A driver that knows of one pair only has its control queue right after it (virtio 1.3 §5.1.2).
+        let most = if features & 1 << vn::VIRTIO_NET_F_MQ != 0 { self.taps.len() } else { 1 };
+        let both = |pair: usize| Some([take(2 * pair)?, take(2 * pair + 1)?]);
+        let pairs: Vec<_> = (0..most).map(both).collect();
+        let control = take(2 * most).filter(|_| features & 1 << vn::VIRTIO_NET_F_CTRL_VQ != 0);
+        let common =
+            Common { name: self.name.clone(), ram: ram.clone(), mode: self.mode(features), link: self.link.clone() };
+        let mut pairs = Pairs::new(common, self.taps.clone(), pairs);
+        pairs.serve(1)?;
+        let pairs = Arc::new(Mutex::new(pairs));
+        let control = control.map(|queue| {
+            let kick = queue.kick().try_clone()?;
+            let offloads = SWITCHABLE.iter().fold(0, |bits, bit| bits | 1 << bit) & features;
+            let most = u16::try_from(most).unwrap_or(u16::MAX);
+            let (pairs, tap) = (Arc::clone(&pairs), Arc::clone(&self.taps[0]));
+            let control = Control { ram, queue, pairs, tap, offloads, most, broken: false };
+            Served::new(&events, control, &[&kick], |control, _| control.kicked())
+        });
+        let host = |source| ActivateError::Host { what: "control queue's eventfd", source };
+        self.active = Some(Active { pairs, control: control.transpose().map_err(host)? });
+        self.link.watch(Some(notify));
         Ok(())
     }
 }
@@ -96,34 +133,47 @@ impl VirtioDevice for Net {
             vn::VIRTIO_NET_F_HOST_TSO6,
             vn::VIRTIO_NET_F_HOST_ECN,
             vn::VIRTIO_NET_F_MRG_RXBUF,
+            vn::VIRTIO_NET_F_STATUS,
+            vn::VIRTIO_NET_F_CTRL_VQ,
+            vn::VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
         ];
         let mtu = if self.mtu.is_some() { 1 << vn::VIRTIO_NET_F_MTU } else { 0 };
-        bits.iter().fold(mtu, |features, bit| features | 1 << bit)
+        let several = if self.taps.len() > 1 { 1 << vn::VIRTIO_NET_F_MQ } else { 0 };
+        bits.iter().fold(mtu | several, |features, bit| features | 1 << bit)
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.queue_sizes
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_bytes(&self.config, offset, data);
+        let mut config = self.config;
+        config[STATUS] = u8::from(self.link.is_up());
+        read_bytes(&config, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let offloads = self.tap.set_offloads(activation.features);
+        let offloads = self.taps[0].set_offloads(activation.features);
         offloads.map_err(|source| ActivateError::Host { what: "tap offloads", source })?;
         self.start(activation)
     }
 
     fn reset(&mut self) {
-        self.workers.clear();
+        self.link.watch(None);
+        self.active = None;
     }
 
     fn pause(&mut self) {
-        self.workers.iter_mut().for_each(Worker::pause);
+        if let Some(active) = &self.active {
+            active.control.iter().for_each(|control| control.set_paused(true));
+            active.pairs().pause();
+        }
     }
 
     fn resume(&mut self) {
-        self.workers.iter_mut().for_each(Worker::resume);
+        if let Some(active) = &self.active {
+            active.pairs().resume();
+            active.control.iter().for_each(|control| control.set_paused(false));
+        }
     }
 }

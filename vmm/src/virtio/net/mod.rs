@@ -1,9 +1,12 @@
-//! virtio-net (virtio 1.3 §5.1): a network card on a tap, one pair of queues, each served on a thread of its own.
+//! virtio-net (virtio 1.3 §5.1): a network card on a tap, one or several pairs of queues, each queue served on a thread of its own.
 //!
 //! Packets pass between the tap and the guest's memory without a copy in between, with their `virtio_net_hdr`: checksums
 //! and segmentation are left to the other side wherever both agreed on it.
 
+mod control;
 pub mod device;
+pub mod link;
+mod pairs;
 mod receive;
 pub mod request;
 mod tap;
@@ -13,6 +16,7 @@ mod transmit;
 mod tests;
 
 pub use device::Net;
+pub use link::Link;
 
 /// Bytes of `struct virtio_net_hdr_v1`, in front of each packet (virtio 1.3 §5.1.6).
 pub const HEADER: usize = 12;

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::epoll::EventSet;
 
+use super::link::Link;
 use super::tap::Tap;
 use super::{HEADER, request};
 use crate::event_loop::{EventLoop, Token};
@@ -39,6 +40,7 @@ pub struct Receive {
     queue: Virtqueue,
     tap: Arc<Tap>,
     mode: Mode,
+    link: Link,
     /// Room of the chains in `gathered`, in order.
     buffers: GuestBuffers,
     gathered: VecDeque<Gathered>,
@@ -64,9 +66,9 @@ struct Gathered {
 }
 
 impl Receive {
-    pub fn new(ram: GuestRam, queue: Virtqueue, tap: Arc<Tap>, mode: Mode) -> Self {
+    pub fn new(ram: GuestRam, queue: Virtqueue, tap: Arc<Tap>, mode: Mode, link: Link) -> Self {
         let buffers = GuestBuffers::new(Arc::clone(&ram));
-        Self { ram, queue, tap, mode, buffers, gathered: VecDeque::new(), watch: Watch::Gone }
+        Self { ram, queue, tap, mode, link, buffers, gathered: VecDeque::new(), watch: Watch::Gone }
     }
 
     /// Has `events` call it for packets and kicks.
@@ -123,6 +125,8 @@ impl Receive {
             match self.buffers.read(self.tap.as_fd()) {
                 // What is shorter than its header is no packet.
                 Ok(len) if len < HEADER => break,
+                // Lost; the buffers serve the next one.
+                Ok(_) if !self.link.is_up() => {}
                 Ok(len) => self.deliver(len)?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,

@@ -11,7 +11,7 @@ use virtio_bindings::virtio_net as vn;
 
 use super::HEADER;
 
-/// A tap with `IFF_NO_PI | IFF_VNET_HDR`.
+/// A tap with `IFF_NO_PI | IFF_VNET_HDR`, or one queue of it.
 #[derive(Debug)]
 pub struct Tap(File);
 
@@ -30,6 +30,22 @@ impl Tap {
     #[cfg(test)]
     pub fn socket(file: File) -> Self {
         Self(file)
+    }
+
+    /// Attaches this queue of a tap with several, or detaches it: the host then sends nothing here. What is so already stays so.
+    pub fn attach(&self, attached: bool) -> io::Result<()> {
+        /// `_IOW('T', 217, int)` of linux/if_tun.h.
+        const TUNSETQUEUE: libc::Ioctl = 0x4004_54D9;
+        let flag = if attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+        // SAFETY: an all-zero ifreq is a valid one.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        request.ifr_ifru.ifru_flags = libc::c_short::try_from(flag).map_err(io::Error::other)?;
+        // SAFETY: the kernel reads one ifreq.
+        let done = unsafe { libc::ioctl(self.0.as_raw_fd(), TUNSETQUEUE, &raw const request) };
+        match io::Error::last_os_error() {
+            error if done < 0 && error.raw_os_error() != Some(libc::EINVAL) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Lets the host hand over packets as the negotiated features allow.

@@ -2,6 +2,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -9,7 +10,7 @@ use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::tap::Tap;
-use super::{HEADER, MAX_PACKET, Net, request};
+use super::{HEADER, Link, MAX_PACKET, Net, request};
 use crate::memory::guest_buffers::GuestBuffers;
 use crate::virtio::device::{ActivateError, VirtioDevice};
 use crate::virtio::testing::{DATA, DriverQueue, EventThread, Part, Told, activation, ram, wait};
@@ -25,6 +26,7 @@ struct Rig {
     receive: DriverQueue,
     transmit: DriverQueue,
     told: Arc<Told>,
+    link: Link,
     _events: EventThread,
 }
 
@@ -34,11 +36,13 @@ impl Rig {
         let (wire, tap) = UnixDatagram::pair().unwrap();
         tap.set_nonblocking(true).unwrap();
         wire.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let mut net = Net::on("test".into(), Tap::socket(File::from(OwnedFd::from(tap))), MAC, Some(1500));
+        let link = Link::new(true);
+        let mut net =
+            Net::on("test".into(), vec![Tap::socket(File::from(OwnedFd::from(tap)))], MAC, Some(1500), link.clone());
         let (ram, told) = (ram(), Arc::new(Told::default()));
         let (receive, transmit) = (DriverQueue::new(&ram, 0x1000, 64), DriverQueue::new(&ram, 0x5000, 64));
         net.start(activation(&[&receive, &transmit], features, &told, &events.handle)).unwrap();
-        Self { net, wire, receive, transmit, told, _events: events }
+        Self { net, wire, receive, transmit, told, link, _events: events }
     }
 
     fn send(&self, len: usize) -> Vec<u8> {
@@ -177,8 +181,38 @@ fn tells_its_address_and_mtu() {
     let rig = Rig::start(0);
     let mut data = [0; 12];
     rig.net.read_config(0, &mut data);
-    assert_eq!(data, [2, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0xDC, 5]);
+    assert_eq!(data, [2, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0xDC, 5]);
     assert_eq!(rig.net.features() & (1 << 3 | 1 << 5), 1 << 3 | 1 << 5);
+}
+
+#[test]
+fn a_pulled_cable_loses_packets_both_ways() {
+    let mut rig = Rig::start(0);
+    rig.link.set(false);
+    assert_eq!(rig.told.configs.load(Ordering::SeqCst), 1);
+    let mut status = [0xFF; 2];
+    rig.net.read_config(6, &mut status);
+    assert_eq!(status, [0, 0]);
+    rig.transmit.add(&[Part::Out(DATA, 100)]);
+    rig.transmit.kick();
+    assert_eq!(rig.transmit.wait_used(), (0, 0));
+    rig.receive.add(&[Part::In(DATA, 2000)]);
+    rig.receive.kick();
+    rig.send(100);
+    rig.wire.set_nonblocking(true).unwrap();
+    assert!(rig.wire.recv(&mut [0; 2048]).is_err(), "nothing went out");
+    rig.net.pause();
+    rig.link.set(true);
+    rig.net.resume();
+    let packet = rig.send(300);
+    // The first may still have been in the wire when the cable came back.
+    let mut len = rig.receive.wait_used().1;
+    if len == 100 {
+        rig.receive.add(&[Part::In(DATA, 2000)]);
+        rig.receive.kick();
+        len = rig.receive.wait_used().1;
+    }
+    assert_eq!((len, rig.receive.read(DATA, 300)), (300, numbered(packet, 1)));
 }
 
 #[test]
@@ -232,6 +266,8 @@ mod real {
 
     use nix::sched::{CloneFlags, unshare};
 
+    use crate::tap::open_tap;
+
     /// ETH_P_ALL, in network order.
     const ALL: u16 = 3_u16.to_be();
 
@@ -255,12 +291,10 @@ mod real {
     }
 
     /// A tap that is up, and a packet socket on the host's side of it.
-    fn tap() -> (File, File) {
+    fn tap(queues: usize) -> (Vec<File>, File) {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let tap = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+        let taps = open_tap("vireo0", queues).unwrap();
         let mut request = request();
-        request.ifr_ifru.ifru_flags = short(libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR);
-        ioctl(&tap, libc::TUNSETIFF, &mut request);
         // SAFETY: plain numbers.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, ALL.into()) };
         assert!(fd >= 0, "{}", std::io::Error::last_os_error());
@@ -281,16 +315,16 @@ mod real {
         // SAFETY: the address is as long as said.
         let done = unsafe { libc::bind(fd, std::ptr::from_ref(&address).cast(), size) };
         assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-        (tap, socket)
+        (taps, socket)
     }
 
     #[test]
     fn packets_cross_a_real_tap() {
         assert!(nix::unistd::geteuid().is_root(), "making a tap needs root");
-        let (tap, wire) = tap();
+        let (taps, wire) = tap(1);
         let events = EventThread::start();
         let (ram, told) = (ram(), Arc::new(Told::default()));
-        let mut net = Net::new("test".into(), tap, MAC, None).unwrap();
+        let mut net = Net::new("test".into(), taps, MAC, None, Link::new(true)).unwrap();
         let (mut receive, mut transmit) = (DriverQueue::new(&ram, 0x1000, 64), DriverQueue::new(&ram, 0x5000, 64));
         let features = net.features();
         // All offloads are on, so a packet waits for 64 KiB of room.
@@ -322,6 +356,70 @@ mod real {
                 break;
             }
         }
+        net.reset();
+    }
+
+    /// One command by the control queue; its answer.
+    fn ask(control: &mut DriverQueue, command: &[u8]) -> u8 {
+        control.write(0x9_0000, command);
+        control.write(0x9_0100, &[0xEE]);
+        control.add(&[Part::Out(0x9_0000, u32::try_from(command.len()).unwrap()), Part::In(0x9_0100, 1)]);
+        control.kick();
+        control.wait_used();
+        control.read(0x9_0100, 1)[0]
+    }
+
+    #[test]
+    fn the_driver_chooses_how_many_queues_it_uses() {
+        assert!(nix::unistd::geteuid().is_root(), "making a tap needs root");
+        let (taps, wire) = tap(2);
+        let events = EventThread::start();
+        let (ram, told) = (ram(), Arc::new(Told::default()));
+        let mut net = Net::new("test".into(), taps, MAC, None, Link::new(true)).unwrap();
+        let mut pairs = [0, 1, 2, 3].map(|i| DriverQueue::new(&ram, 0x1000 + i * 0x2000, 64));
+        let mut control = DriverQueue::new(&ram, 0xA000, 16);
+        let features = net.features();
+        assert_ne!(features & 1 << 22, 0, "VIRTIO_NET_F_MQ");
+        let [rx0, tx0, rx1, tx1] = &pairs;
+        net.activate(activation(&[rx0, tx0, rx1, tx1, &control], features, &told, &events.handle)).unwrap();
+        for (command, answer) in [
+            (&[4, 0, 0, 0][..], 1),
+            (&[4, 0, 3, 0], 1),
+            (&[4, 0, 2, 0], 0),
+            (&[4, 0, 1, 0], 0),
+            (&[4, 0, 2, 0], 0),
+            (&[5, 0, 2, 0, 0, 0, 0, 0, 0, 0], 0),
+            (&[5, 0, 0, 0, 0x40, 0, 0, 0, 0, 0], 1),
+            (&[0, 0, 1], 1),
+        ] {
+            assert_eq!(ask(&mut control, command), answer, "{command:?}");
+        }
+        net.pause();
+        net.resume();
+        // What the second pair sends goes out, and with both a packet finds one of the receive queues.
+        let frame = [&[0xFF; 6][..], &MAC, &[0x88, 0xB5], &[0x5A; 50]].concat();
+        pairs[3].write(0x8_0000, &[vec![0; HEADER], frame.clone()].concat());
+        pairs[3].add(&[Part::Out(0x8_0000, u32::try_from(HEADER + frame.len()).unwrap())]);
+        pairs[3].kick();
+        pairs[3].wait_used();
+        let mut got = [0; 2048];
+        while std::io::Read::read(&mut &wire, &mut got).unwrap() != frame.len() || got[..frame.len()] != frame {}
+        for (queue, at) in [(0, 0x4_0000), (2, 0x6_0000)] {
+            for i in 0..34 {
+                pairs[queue].add(&[Part::In(at + i * 0x800, 0x800)]);
+            }
+            pairs[queue].kick();
+        }
+        std::io::Write::write_all(&mut &wire, &frame).unwrap();
+        let mut came = false;
+        wait(|| {
+            for queue in [0, 2] {
+                while let Some((_, len)) = pairs[queue].take_used() {
+                    came |= len as usize == HEADER + frame.len();
+                }
+            }
+            came
+        });
         net.reset();
     }
 }

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use super::link::Link;
 use super::request;
 use super::tap::Tap;
 use crate::memory::GuestRam;
@@ -15,14 +16,15 @@ pub struct Transmit {
     ram: GuestRam,
     queue: Virtqueue,
     tap: Arc<Tap>,
+    link: Link,
     buffers: GuestBuffers,
     broken: bool,
 }
 
 impl Transmit {
-    pub fn new(ram: GuestRam, queue: Virtqueue, tap: Arc<Tap>) -> Self {
+    pub fn new(ram: GuestRam, queue: Virtqueue, tap: Arc<Tap>, link: Link) -> Self {
         let buffers = GuestBuffers::new(Arc::clone(&ram));
-        Self { ram, queue, tap, buffers, broken: false }
+        Self { ram, queue, tap, link, buffers, broken: false }
     }
 
     /// Sends what the driver has queued.
@@ -30,9 +32,9 @@ impl Transmit {
         if self.broken {
             return;
         }
-        let (tap, buffers) = (&self.tap, &mut self.buffers);
+        let (tap, link, buffers) = (&self.tap, &self.link, &mut self.buffers);
         let done = self.queue.drain(&self.ram, |chain| {
-            if request::transmit(chain, buffers).is_ok() {
+            if request::transmit(chain, buffers).is_ok() && link.is_up() {
                 // A full or absent tap, or a header that it doesn't believe: the packet is lost, as packets may be.
                 let _ = buffers.write(tap.as_fd());
             }
