@@ -225,7 +225,8 @@ fn load_kernel(
     ram: &GuestRam,
 ) -> Result<boot::Entry, BuildError> {
     let rsdp = acpi::write(ram, board).map_err(BuildError::Acpi)?;
-    let facts = smbios::Facts { identity: &plan.identity, vcpus: plan.vcpus, memory: plan.memory.size, uefi: false };
+    let facts =
+        smbios::Facts { identity: &plan.identity, topology: plan.cpu.topology, memory: plan.memory.size, uefi: false };
     smbios::write(ram, facts).map_err(BuildError::Smbios)?;
     let source = boot::Source { kernel: &kernel.kernel, initrd: kernel.initrd.as_ref(), cmdline: &kernel.cmdline };
     Ok(boot::load(source, ram, rsdp)?)

@@ -74,7 +74,7 @@ fn items(plan: &MachinePlan, firmware: &FirmwarePlan, board: Board, devices: &De
         items.add_file("etc/sercon-port", port::SERIAL.to_le_bytes().into())?;
     }
     let uefi = matches!(firmware.flash, FlashPlan::Efi { .. });
-    let facts = smbios::Facts { identity: &plan.identity, vcpus: plan.vcpus, memory: plan.memory.size, uefi };
+    let facts = smbios::Facts { identity: &plan.identity, topology: plan.cpu.topology, memory: plan.memory.size, uefi };
     let smbios::Tables { anchor, tables } = smbios::build(facts, 0);
     items.add_file("etc/smbios/smbios-anchor", anchor.into())?;
     items.add_file("etc/smbios/smbios-tables", tables)?;

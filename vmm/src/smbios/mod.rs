@@ -8,7 +8,7 @@ mod tests;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-use crate::config::IdentityConfig;
+use crate::config::{IdentityConfig, Topology};
 use crate::memory::GuestRam;
 use crate::memory::layout::low;
 use structures::Structures;
@@ -24,8 +24,8 @@ const MINOR: u8 = 0;
 pub struct Facts<'a> {
     /// What the machine calls itself.
     pub identity: &'a IdentityConfig,
-    /// Number of vCPUs.
-    pub vcpus: u8,
+    /// The vCPUs' layout.
+    pub topology: Topology,
     /// RAM, bytes.
     pub memory: u64,
     /// Whether UEFI firmware runs first.

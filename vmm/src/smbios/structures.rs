@@ -1,7 +1,7 @@
 //! The structures (DSP0134 §7), one after the other, with handles as QEMU gives them: the type above, a number below.
 
 use super::Facts;
-use crate::config::{ChassisIdentity, IdentityConfig, SystemIdentity};
+use crate::config::{ChassisIdentity, IdentityConfig, SystemIdentity, Topology};
 use crate::memory::layout::ram_regions;
 
 /// Structure types.
@@ -86,7 +86,10 @@ impl Structures {
         all.push(firmware(facts.uefi));
         all.push(self::system(uuid, system));
         all.push(self::chassis(chassis, system));
-        all.push(processor(facts.vcpus));
+        let per_socket = facts.topology.per_socket();
+        for socket in 0..u32::from(facts.topology.vcpus()) / per_socket {
+            all.push(processor(socket, facts.topology));
+        }
         all.push(memory_array(facts.memory));
         all.push(memory_device(facts.memory));
         for (number, (start, size)) in (0..).zip(ram_regions(facts.memory)) {
@@ -173,8 +176,8 @@ fn chassis(chassis: &ChassisIdentity, system: &SystemIdentity) -> Structure {
         .text(chassis.sku.as_deref())
 }
 
-/// §7.5: one socket that holds all vCPUs.
-fn processor(vcpus: u8) -> Structure {
+/// §7.5: one socket.
+fn processor(socket: u32, topology: Topology) -> Structure {
     const CENTRAL: u8 = 3;
     const OTHER: u8 = 1;
     const UPGRADE_OTHER: u8 = 1;
@@ -182,8 +185,12 @@ fn processor(vcpus: u8) -> Structure {
     const ENABLED: u8 = 1 << 6 | 1;
     /// 64-bit.
     const CHARACTERISTICS: u16 = 1 << 2;
-    Structure::new(kind::PROCESSOR, 0)
-        .text(Some("CPU 0"))
+    // A layout has at most 254 of each.
+    let narrow = |count: u32| u8::try_from(count).unwrap_or(u8::MAX);
+    let wide = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
+    let (cores, threads) = (topology.cores_per_socket(), topology.per_socket());
+    Structure::new(kind::PROCESSOR, narrow(socket))
+        .text(Some(&format!("CPU {socket}")))
         .bytes(&[CENTRAL, OTHER])
         .text(Some(VENDOR))
         // Its CPUID signature tells more than a table that was made before the vCPUs could.
@@ -203,13 +210,13 @@ fn processor(vcpus: u8) -> Structure {
         .text(None)
         .text(None)
         // Cores, enabled cores, threads.
-        .bytes(&[vcpus; 3])
+        .bytes(&[narrow(cores), narrow(cores), narrow(threads)])
         .word(CHARACTERISTICS)
         // Family, wide.
         .word(OTHER.into())
-        .word(vcpus.into())
-        .word(vcpus.into())
-        .word(vcpus.into())
+        .word(wide(cores))
+        .word(wide(cores))
+        .word(wide(threads))
 }
 
 /// §7.17: RAM of the system, without error correction.

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::config::{ChassisIdentity, SystemIdentity, identity::MAX_TEXT};
+use crate::config::{ChassisIdentity, SystemIdentity, TopologyConfig, identity::MAX_TEXT};
 use crate::memory::guest_ram;
 
 /// Structures by handle: the formatted area and the strings.
@@ -37,7 +37,7 @@ fn identity() -> IdentityConfig {
 }
 
 fn facts(identity: &IdentityConfig, vcpus: u8, memory: u64) -> Facts<'_> {
-    Facts { identity, vcpus, memory, uefi: false }
+    Facts { identity, topology: Topology::cores(vcpus), memory, uefi: false }
 }
 
 #[test]
@@ -86,6 +86,18 @@ fn lengths_are_those_of_the_specification() {
 }
 
 #[test]
+fn each_socket_has_its_cores_and_threads() {
+    let identity = identity();
+    let topology = Topology::new(TopologyConfig { sockets: 2, cores: 3, threads: 2 }).unwrap();
+    let all = parse(&build(Facts { topology, ..facts(&identity, 1, 1 << 30) }, 0).tables);
+    for (handle, name) in [(0x400, "CPU 0"), (0x401, "CPU 1")] {
+        let (processor, strings) = &all[&handle];
+        assert_eq!((strings[0].as_str(), &processor[0x23..0x26]), (name, [3, 3, 6].as_slice()));
+    }
+    assert!(!all.contains_key(&0x402));
+}
+
+#[test]
 fn the_largest_tables_fit_their_place() {
     let text = || Some("x".repeat(MAX_TEXT));
     let identity = IdentityConfig {
@@ -100,7 +112,9 @@ fn the_largest_tables_fit_their_place() {
         },
         chassis: ChassisIdentity { manufacturer: text(), version: text(), serial: text(), asset: text(), sku: text() },
     };
-    let tables = build(facts(&identity, 254, 1 << 40), 0).tables;
+    // As many sockets as there can be: each has a structure.
+    let topology = Topology::new(TopologyConfig { sockets: 254, cores: 1, threads: 1 }).unwrap();
+    let tables = build(Facts { topology, ..facts(&identity, 1, 1 << 40) }, 0).tables;
     let end = low::SMBIOS + low::SMBIOS_TABLES + tables.len() as u64;
     assert!(end <= low::HIGH, "{end:#x}");
 }
