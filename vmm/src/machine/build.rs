@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
+use std::thread::{self, Builder};
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Kvm, VmFd};
@@ -29,6 +30,7 @@ use crate::vcpu::gate::Gate;
 use crate::vcpu::run::Vcpu;
 use crate::vcpu::{cpuid, state};
 use crate::virtio::vsock::Ask;
+use crate::worker::STACK_SIZE;
 use crate::{acpi, memory, smbios};
 
 /// Why a machine could not be built.
@@ -113,41 +115,70 @@ impl Machine {
     pub fn build(plan: &MachinePlan, hub: &Arc<Hub>, events: &event_loop::Handle) -> Result<Self, BuildError> {
         let kvm = open_kvm(plan)?;
         capabilities::check(&kvm, plan.vcpus)?;
-        let vm = Arc::new(kvm.create_vm().map_err(kvm_call("KVM_CREATE_VM"))?);
+        let template = cpuid::Template::new(&kvm, &plan.cpu)?;
+        let mmio64 = layout::pci_mmio64(plan.memory.size, template.address_bits());
+        let board = acpi::Board { cpus: plan.cpu.topology, ecam: layout::ECAM_START, mmio64 };
         let ram = guest_ram::create(plan.memory.size, plan.memory.hugepages)?;
+        let BootPlan::Kernel(kernel) = &plan.boot else {
+            return Self::assemble(plan, (&kvm, &template), ram, board, hub, events);
+        };
+        // KVM takes about as long to make a VM as a kernel takes to be copied: side by side.
+        let (machine, entry) = thread::scope(|scope| {
+            let load = || load_kernel(plan, kernel, &board, &ram);
+            let loader = Builder::new().name("loader".to_owned()).stack_size(STACK_SIZE).spawn_scoped(scope, load);
+            let loader = loader.map_err(|source| BuildError::Host { what: "loader thread", source })?;
+            let machine = Self::assemble(plan, (&kvm, &template), ram.clone(), board.clone(), hub, events);
+            let entry = loader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok::<_, BuildError>((machine?, entry?))
+        })?;
+        machine.enter_at(entry)?;
+        Ok(machine)
+    }
+
+    /// All but what a kernel needs of RAM.
+    fn assemble(
+        plan: &MachinePlan,
+        (kvm, template): (&Kvm, &cpuid::Template),
+        ram: GuestRam,
+        board: acpi::Board,
+        hub: &Arc<Hub>,
+        events: &event_loop::Handle,
+    ) -> Result<Self, BuildError> {
+        let vm = Arc::new(kvm.create_vm().map_err(kvm_call("KVM_CREATE_VM"))?);
         guest_ram::attach(&vm, &ram)?;
         let generation = GenerationId::attach(&vm)?;
         create_interrupt_controllers(&vm)?;
         let interrupts = Interrupts::new(Arc::clone(&vm));
         let (ending, gate, pauses) = (Arc::new(Ending::default()), Arc::new(Gate::default()), PauseRequests::default());
-
-        let template = cpuid::Template::new(&kvm, &plan.cpu)?;
-        let mmio64 = layout::pci_mmio64(plan.memory.size, template.address_bits());
-        let mmio = Arc::new(Bus::default());
         let context = PciContext {
             vm: Arc::clone(&vm),
             interrupts: interrupts.clone(),
-            mmio: Arc::clone(&mmio),
+            mmio: Arc::new(Bus::default()),
             events: events.clone(),
             pauses: pauses.clone(),
             ram: ram.clone(),
             mmio32: layout::PCI_MMIO32_START..layout::PCI_MMIO32_START + layout::PCI_MMIO32_SIZE,
-            mmio64: mmio64.clone(),
+            mmio64: board.mmio64.clone(),
         };
         let devices = Devices::new(plan, hub, context, &ending)?;
-        let board = acpi::Board { cpus: plan.cpu.topology, ecam: layout::ECAM_START, mmio64 };
-        let (entry, rom) = match &plan.boot {
-            BootPlan::Kernel(kernel) => (load_kernel(plan, kernel, &board, &ram)?, None),
+        let vcpus = build_vcpus(plan, template, &vm, &devices, (&ending, &gate))?;
+        let rom = match &plan.boot {
+            BootPlan::Kernel(_) => None,
             BootPlan::Firmware(plan_of) => {
-                capabilities::check_firmware(&kvm)?;
-                let rom = firmware::install(plan, plan_of, board, (&vm, &ram), &devices, &ending)?;
-                (boot::Entry::Reset, Some(rom))
+                capabilities::check_firmware(kvm)?;
+                Some(firmware::install(plan, plan_of, board, (&vm, &ram), &devices, &ending)?)
             }
         };
-        let vcpus = build_vcpus(plan, &template, &vm, &devices, (&ending, &gate))?;
-        let at = |source| BuildError::State { index: 0, source };
-        state::set_entry(&vcpus[0].fd, entry, &ram).map_err(at)?;
-        Ok(Self { vcpus, devices, ending, gate, pauses, vm, interrupts, rom, ram, generation })
+        let machine = Self { vcpus, devices, ending, gate, pauses, vm, interrupts, rom, ram, generation };
+        if machine.rom.is_some() {
+            machine.enter_at(boot::Entry::Reset)?;
+        }
+        Ok(machine)
+    }
+
+    /// Where the boot vCPU starts.
+    fn enter_at(&self, entry: boot::Entry) -> Result<(), BuildError> {
+        state::set_entry(&self.vcpus[0].fd, entry, &self.ram).map_err(|source| BuildError::State { index: 0, source })
     }
 
     /// Presses the ACPI power button of a machine that doesn't run yet.
