@@ -6,7 +6,9 @@ use std::io;
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
-use super::{Entry, Error, Source, copy_to_ram, initrd, low_ram_end, ram_size, read_at, write_cmdline};
+use super::{
+    Entry, Error, Loaded, Source, copy_to_ram, first_tables, initrd, low_ram_end, ram_size, read_at, write_cmdline,
+};
 use crate::memory::GuestRam;
 use crate::memory::layout::{guest_map, low};
 
@@ -23,7 +25,7 @@ const ENTRY_64: u64 = 0x200;
 /// `type_of_loader`: one without a number of its own.
 const LOADER_UNDEFINED: u8 = 0xFF;
 
-pub(super) fn load(source: Source<'_>, ram: &GuestRam, rsdp: u64) -> Result<Entry, Error> {
+pub(super) fn load(source: Source<'_>, ram: &GuestRam, rsdp: u64) -> Result<Loaded, Error> {
     let mut header = read_header(source.kernel)?;
     let size = super::initrd::file_size(source.kernel, "kernel")?;
     let sectors = if header.setup_sects == 0 { 4 } else { u64::from(header.setup_sects) };
@@ -43,10 +45,12 @@ pub(super) fn load(source: Source<'_>, ram: &GuestRam, rsdp: u64) -> Result<Entr
     header.type_of_loader = LOADER_UNDEFINED;
     header.cmd_line_ptr = low32(low::CMDLINE);
     header.code32_start = low32(start);
+    let mut top = ram_end;
     if let Some(file) = source.initrd {
         let initrd = initrd::load(file, ram, end, ram_end.min(u64::from(header.initrd_addr_max) + 1))?;
         header.ramdisk_image = low32(initrd.start);
         header.ramdisk_size = low32(initrd.size);
+        top = initrd.start;
     }
     let mut params = boot_params { hdr: header, acpi_rsdp_addr: rsdp, ..Default::default() };
     for (slot, entry) in params.e820_table.iter_mut().zip(guest_map(ram_size(ram))) {
@@ -54,7 +58,9 @@ pub(super) fn load(source: Source<'_>, ram: &GuestRam, rsdp: u64) -> Result<Entr
         params.e820_entries += 1;
     }
     ram.write_obj(params, GuestAddress(low::ZERO_PAGE)).map_err(Error::NoRam)?;
-    Ok(Entry::Linux64 { rip: start + ENTRY_64 })
+    // It moves itself to the end of what it needs, unpacks from there, and uses all of that memory.
+    let soon = vec![start + payload..end, first_tables(end, top)];
+    Ok(Loaded { entry: Entry::Linux64 { rip: start + ENTRY_64 }, soon })
 }
 
 fn read_header(kernel: &File) -> Result<setup_header, Error> {

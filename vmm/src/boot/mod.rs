@@ -14,6 +14,7 @@ mod tests;
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -37,6 +38,20 @@ pub enum Entry {
         eip: u32,
     },
 }
+
+/// A kernel in RAM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Where it is entered.
+    pub entry: Entry,
+    /// RAM that it will touch at once, GPAs, in this order: what its image says it needs, and where it takes its first tables
+    /// from.
+    pub soon: Vec<Range<u64>>,
+}
+
+/// Linux takes its first tables (of page tables, page structs, the per-CPU areas) from the top of low RAM down, below the
+/// initial RAM disk: about 5 MiB for each 256 MiB of RAM.
+const FIRST_TABLES: u64 = 8 << 20;
 
 /// What boots.
 #[derive(Debug, Clone, Copy)]
@@ -114,10 +129,15 @@ pub enum Error {
 }
 
 /// Loads everything; `rsdp` is the GPA of the ACPI root pointer.
-pub fn load(source: Source<'_>, ram: &GuestRam, rsdp: u64) -> Result<Entry, Error> {
+pub fn load(source: Source<'_>, ram: &GuestRam, rsdp: u64) -> Result<Loaded, Error> {
     let mut magic = [0; 4];
     read_at(source.kernel, "kernel", &mut magic, 0)?;
     if magic == *b"\x7FELF" { pvh::load(source, ram, rsdp) } else { bzimage::load(source, ram, rsdp) }
+}
+
+/// The last RAM below `top`, above `kernel_end`, that Linux takes first.
+fn first_tables(kernel_end: u64, top: u64) -> Range<u64> {
+    top.saturating_sub(FIRST_TABLES).max(kernel_end)..top
 }
 
 /// End of the RAM that starts at 0.

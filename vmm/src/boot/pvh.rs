@@ -5,7 +5,9 @@ use std::fs::File;
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Entry, Error, Source, copy_to_ram, initrd, low_ram_end, ram_size, read_at, write_cmdline};
+use super::{
+    Entry, Error, Loaded, Source, copy_to_ram, first_tables, initrd, low_ram_end, ram_size, read_at, write_cmdline,
+};
 use crate::memory::GuestRam;
 use crate::memory::layout::{guest_map, low};
 
@@ -36,7 +38,7 @@ struct Segment {
     memory_size: u64,
 }
 
-pub(super) fn load(source: Source<'_>, ram: &GuestRam, rsdp: u64) -> Result<Entry, Error> {
+pub(super) fn load(source: Source<'_>, ram: &GuestRam, rsdp: u64) -> Result<Loaded, Error> {
     let segments = read_segments(source.kernel)?;
     let entry = find_entry(source.kernel, &segments)?;
     let ram_end = low_ram_end(ram);
@@ -61,7 +63,8 @@ pub(super) fn load(source: Source<'_>, ram: &GuestRam, rsdp: u64) -> Result<Entr
     write_cmdline(source.cmdline, CMDLINE_MAX, ram)?;
     let initrd = source.initrd.map(|file| initrd::load(file, ram, kernel_end, ram_end)).transpose()?;
     write_start_info(ram, rsdp, initrd)?;
-    Ok(Entry::Pvh { eip: entry })
+    let soon = vec![first_tables(kernel_end, initrd.map_or(ram_end, |initrd| initrd.start))];
+    Ok(Loaded { entry: Entry::Pvh { eip: entry }, soon })
 }
 
 fn read_segments(kernel: &File) -> Result<Vec<Segment>, Error> {

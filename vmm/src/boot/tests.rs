@@ -15,8 +15,8 @@ fn file(bytes: &[u8]) -> File {
 fn try_load(kernel: &[u8], initrd: Option<&[u8]>, cmdline: &str) -> Result<(Entry, GuestRam), Error> {
     let ram = guest_ram::create(RAM, None).unwrap();
     let (kernel, initrd) = (file(kernel), initrd.map(file));
-    let entry = load(Source { kernel: &kernel, initrd: initrd.as_ref(), cmdline }, &ram, low::ACPI)?;
-    Ok((entry, ram))
+    let loaded = load(Source { kernel: &kernel, initrd: initrd.as_ref(), cmdline }, &ram, low::ACPI)?;
+    Ok((loaded.entry, ram))
 }
 
 fn put(image: &mut [u8], at: usize, bytes: &[u8]) {

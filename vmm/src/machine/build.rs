@@ -1,6 +1,7 @@
 //! Assembles a machine: VM, RAM, interrupt controllers, ACPI tables, kernel, devices, vCPUs.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 use std::thread::{self, Builder};
@@ -107,6 +108,8 @@ pub struct Machine {
     /// Unmapped after everything that KVM or a device could reach it with.
     pub(super) ram: GuestRam,
     pub(super) generation: GenerationId,
+    /// RAM that its kernel will touch at once.
+    pub(super) soon: Vec<Range<u64>>,
 }
 
 impl Machine {
@@ -123,15 +126,16 @@ impl Machine {
             return Self::assemble(plan, (&kvm, &template), ram, board, hub, events);
         };
         // KVM takes about as long to make a VM as a kernel takes to be copied: side by side.
-        let (machine, entry) = thread::scope(|scope| {
+        let (mut machine, loaded) = thread::scope(|scope| {
             let load = || load_kernel(plan, kernel, &board, &ram);
             let loader = Builder::new().name("loader".to_owned()).stack_size(STACK_SIZE).spawn_scoped(scope, load);
             let loader = loader.map_err(|source| BuildError::Host { what: "loader thread", source })?;
             let machine = Self::assemble(plan, (&kvm, &template), ram.clone(), board.clone(), hub, events);
-            let entry = loader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            Ok::<_, BuildError>((machine?, entry?))
+            let kernel = loader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok::<_, BuildError>((machine?, kernel?))
         })?;
-        machine.enter_at(entry)?;
+        machine.enter_at(loaded.entry)?;
+        machine.soon = loaded.soon;
         Ok(machine)
     }
 
@@ -169,7 +173,8 @@ impl Machine {
                 Some(firmware::install(plan, plan_of, board, (&vm, &ram), &devices, &ending)?)
             }
         };
-        let machine = Self { vcpus, devices, ending, gate, pauses, vm, interrupts, rom, ram, generation };
+        let machine =
+            Self { vcpus, devices, ending, gate, pauses, vm, interrupts, rom, ram, generation, soon: Vec::new() };
         if machine.rom.is_some() {
             machine.enter_at(boot::Entry::Reset)?;
         }
@@ -254,7 +259,7 @@ fn load_kernel(
     kernel: &KernelPlan,
     board: &acpi::Board,
     ram: &GuestRam,
-) -> Result<boot::Entry, BuildError> {
+) -> Result<boot::Loaded, BuildError> {
     let rsdp = acpi::write(ram, board).map_err(BuildError::Acpi)?;
     let facts =
         smbios::Facts { identity: &plan.identity, topology: plan.cpu.topology, memory: plan.memory.size, uefi: false };

@@ -18,6 +18,7 @@ use crate::ending::{Ending, Outcome};
 use crate::jail::seccomp::{self, ThreadKind};
 use crate::memory::GuestRam;
 use crate::memory::layout::LAPIC_START;
+use crate::memory::prefault::Prefault;
 use crate::memory::rom::RomSlot;
 use crate::pausing::PauseReason;
 use crate::platform::generation_id::GenerationId;
@@ -51,9 +52,10 @@ pub struct Running {
     ending: Arc<Ending>,
     gate: Arc<Gate>,
     vm: Arc<VmFd>,
+    prefault: Option<Prefault>,
     /// Unmapped last.
     _rom: Option<RomSlot>,
-    _ram: GuestRam,
+    ram: GuestRam,
     _generation: GenerationId,
 }
 
@@ -68,11 +70,12 @@ impl Machine {
         pause: impl Fn(PauseReason) + Send + 'static,
     ) -> Result<Running, RunError> {
         kick::install().map_err(RunError::Signal)?;
-        let Self { vcpus, devices, ending, gate, pauses, vm, rom, ram, generation, .. } = self;
+        let Self { vcpus, devices, ending, gate, pauses, vm, rom, ram, generation, soon, .. } = self;
         ending.watch(ended);
         pauses.watch(pause);
-        let threads = Vec::with_capacity(vcpus.len());
-        let mut running = Running { threads, devices, ending, gate, vm, _rom: rom, _ram: ram, _generation: generation };
+        let (threads, prefault) = (Vec::with_capacity(vcpus.len()), None);
+        let mut running =
+            Running { threads, devices, ending, gate, vm, prefault, _rom: rom, ram, _generation: generation };
         let mut started = Some(started);
         // The boot vCPU goes last: those that it starts are there by then.
         for vcpu in vcpus.into_iter().rev() {
@@ -90,6 +93,8 @@ impl Machine {
             });
             running.threads.push(thread.map_err(|source| RunError::Thread { index, source })?);
         }
+        // Not earlier: it would hold the address space's lock against the stacks of those threads.
+        running.prefault = Some(Prefault::start(&running.ram, soon));
         Ok(running)
     }
 }
@@ -164,6 +169,7 @@ impl Running {
 
     fn halt(&mut self) {
         self.ending.stop();
+        self.prefault = None;
         self.gate.open();
         self.kick();
         for thread in self.threads.drain(..) {

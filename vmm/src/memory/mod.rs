@@ -3,6 +3,7 @@
 pub mod guest_buffers;
 pub mod guest_ram;
 pub mod layout;
+pub mod prefault;
 pub mod rom;
 
 /// The guest's RAM as devices and loaders see it: cheap to clone, shared by all threads.
