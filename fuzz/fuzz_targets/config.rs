@@ -32,6 +32,7 @@ fuzz_target!(|input: &[u8]| {
             }
             assert!(plan.vsock.is_none_or(|cid| (3..u64::from(u32::MAX)).contains(&cid)));
             assert!(!plan.balloon || plan.memory.hugepages.is_none());
+            assert!(plan.disks.iter().all(|disk| disk.queues > 0 && !(disk.readonly && disk.overlay.is_some())));
             assert!(plan.nics.iter().all(|nic| nic.mac[0] & 1 == 0 && nic.mac != [0; 6]));
         }
         Err(error) => {

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::FileExt;
 
+use proptest::prelude::*;
+
 use crate::config::ImageFormat;
 use crate::disk::testing::{Disk, Fixture, SIZE, content, qemu_img};
 use crate::disk::{Options, open};
@@ -174,4 +176,64 @@ fn features_that_a_writer_must_clear_are_cleared() {
     patch(&fixture, 95, &[1]);
     fixture.open().write(0, &[1; 512]).unwrap();
     assert_eq!(be64(&fixture, 88), 0);
+}
+
+/// Some places of the image with other bytes in them.
+fn changes() -> impl Strategy<Value = Vec<(usize, u64)>> {
+    let value = prop_oneof![
+        any::<u64>(),
+        0..32_u64,
+        (0..40_u64).prop_map(|n| 1 << 63 | n * 512),
+        (0..64_u32).prop_map(|n| 1 << n)
+    ];
+    // Most of what matters is in the header and at the start of the tables.
+    let at =
+        prop_oneof![3 => 0..14_usize, 3 => (1..8_usize, 0..4_usize).prop_map(|(c, i)| c * 64 + i), 1 => 0..512_usize];
+    prop::collection::vec((at, value), 1..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// Whatever an image says, it is refused, or an I/O error at worst: no panic, no hang, no write to a base.
+    #[test]
+    fn any_image_is_an_error_at_worst(changes in changes(), mode in 0..3) {
+        let fixture = SMALL.with(|small| {
+            let fixture = Fixture::raw().of(ImageFormat::Qcow2);
+            std::fs::write(fixture.path("disk"), small).unwrap();
+            fixture
+        });
+        for (at, value) in changes {
+            patch(&fixture, at as u64 * 8, &value.to_be_bytes());
+        }
+        let before = std::fs::read(fixture.path("disk")).unwrap();
+        let options = Options { readonly: mode == 0, ..fixture.options() };
+        let scratch = (mode == 1).then(|| tempfile::tempfile().unwrap());
+        if let Ok(image) = open(fixture.file(mode == 2), scratch, options) {
+            let disk = Disk::new(image);
+            let size = usize::try_from(disk.image.size()).unwrap_or(usize::MAX);
+            for offset in [0, 100_352, size.saturating_sub(65_536)] {
+                let len = 65_536.min(size.saturating_sub(offset));
+                let _ = disk.read(offset, len);
+                if mode > 0 && len > 0 {
+                    let _ = disk.write(offset, &vec![9; len]);
+                    let _ = disk.image.write_zeroes(offset as u64, len as u64, offset == 0);
+                    let _ = disk.image.discard(offset as u64, len as u64);
+                    let _ = disk.image.flush();
+                }
+            }
+        }
+        if mode < 2 {
+            prop_assert!(std::fs::read(fixture.path("disk")).unwrap() == before);
+        }
+    }
+}
+
+thread_local! {
+    /// An image of small clusters, some of them compressed.
+    static SMALL: Vec<u8> = {
+        let fixture = Fixture::qcow2("cluster_size=512", &["-c"]);
+        fixture.open().write(1024, &[1; 8192]).unwrap();
+        std::fs::read(fixture.path("disk")).unwrap()
+    };
 }
