@@ -21,6 +21,7 @@ use super::server::{Received, Server};
 use crate::config::{self, JailConfig, MachineConfig, MachinePlan};
 use crate::console::hub::Hub;
 use crate::console::line::Line;
+use crate::disk::ring;
 use crate::ending::Outcome;
 use crate::event_loop::{EventLoop, Handle};
 use crate::jail;
@@ -224,6 +225,8 @@ impl Process {
         files: Vec<OwnedFd>,
     ) -> Result<(MachinePlan, Machine), String> {
         let plan = config::check(machine, files).map_err(|e| chain(&e))?;
+        // The jail lets nobody make a ring; where there is none, disks do without.
+        ring::prepare(plan.disks.iter().map(ring::wanted).sum());
         if let Some(jail) = jail {
             jail::enter(jail).map_err(|e| chain(&e))?;
             seccomp::install(ThreadKind::Main).map_err(|e| chain(&e))?;

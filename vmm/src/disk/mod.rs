@@ -6,12 +6,14 @@ pub mod lock;
 mod open;
 pub mod qcow2;
 pub mod raw;
+pub mod ring;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 pub use open::{OpenError, Options, open};
 pub use qcow2::QcowImage;
@@ -29,6 +31,11 @@ pub trait Image: Send + Sync + std::fmt::Debug {
     fn size(&self) -> u64;
     /// Whether it may only be read.
     fn readonly(&self) -> bool;
+    /// The file that `buffers` can be read from and written to at their own offset, in place; none where the image has to have
+    /// a hand in it.
+    fn in_place(&self, _buffers: &GuestBuffers) -> Option<BorrowedFd<'_>> {
+        None
+    }
     /// Fills `buffers` from `offset`, and empties the list.
     fn read(&self, buffers: &mut GuestBuffers, offset: u64) -> io::Result<()>;
     /// Writes `buffers` at `offset`, and empties the list.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 
 use nix::errno::Errno;
@@ -154,6 +154,10 @@ impl Image for RawImage {
 
     fn readonly(&self) -> bool {
         self.readonly
+    }
+
+    fn in_place(&self, buffers: &GuestBuffers) -> Option<BorrowedFd<'_>> {
+        self.direct.is_none_or(|align| buffers.is_aligned(align)).then(|| self.file.as_fd())
     }
 
     fn read(&self, buffers: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {

@@ -120,6 +120,7 @@ mod tests {
             libc::SYS_kill,
             libc::SYS_bpf,
             libc::SYS_io_uring_setup,
+            libc::SYS_io_uring_register,
             libc::SYS_userfaultfd,
             libc::SYS_keyctl,
         ];

@@ -70,6 +70,18 @@ impl GuestBuffers {
         self.iovecs.len()
     }
 
+    /// The list as system calls take it. It is good for as long as the list stays as it is.
+    pub fn as_iovecs(&self) -> (*const libc::iovec, u32) {
+        (self.iovecs.as_ptr(), u32::try_from(self.iovecs.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Becomes a list of the same ranges.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.ram.clone_from(&other.ram);
+        self.iovecs.clone_from(&other.iovecs);
+        self.len = other.len;
+    }
+
     /// Appends `len` bytes at `addr`. On an error the list is left as it was.
     pub fn push(&mut self, addr: GuestAddress, len: usize) -> Result<(), BufferError> {
         let before = self.iovecs.len();

@@ -97,6 +97,12 @@ impl Virtqueue {
         Ok(self.queue.iter(ram)?.next())
     }
 
+    /// Whether the driver has made more chains available than were taken.
+    pub fn has_more(&self, ram: &Ram) -> bool {
+        let available = self.queue.avail_idx(ram, Ordering::Acquire);
+        available.is_ok_and(|index| index != Wrapping(self.queue.next_avail()))
+    }
+
     /// Gives a chain back, `len` bytes of it written. The driver doesn't see it before [`Virtqueue::publish`].
     pub fn add_used(&mut self, ram: &Ram, head: u16, len: u32) -> Result<(), Broken> {
         let slot = u64::from(self.used.0 % self.queue.size());

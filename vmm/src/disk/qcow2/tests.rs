@@ -183,7 +183,7 @@ fn changes() -> impl Strategy<Value = Vec<(usize, u64)>> {
     let value = prop_oneof![
         any::<u64>(),
         0..32_u64,
-        (0..40_u64).prop_map(|n| 1 << 63 | n * 512),
+        (0..40_u64).prop_map(|n| (1 << 63) | (n * 512)),
         (0..64_u32).prop_map(|n| 1 << n)
     ];
     // Most of what matters is in the header and at the start of the tables.

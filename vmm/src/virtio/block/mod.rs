@@ -3,6 +3,7 @@
 
 pub mod device;
 pub mod request;
+mod ringed;
 mod worker;
 
 #[cfg(test)]

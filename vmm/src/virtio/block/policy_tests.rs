@@ -1,6 +1,8 @@
 //! What the disk's traits change: queues, caching, and what becomes of requests that fail.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -8,6 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use super::{Block, Traits};
 use crate::config::{BlockSize, ErrorPolicy};
 use crate::disk::Image;
+use crate::disk::ring::{self, Ring};
 use crate::memory::guest_buffers::GuestBuffers;
 use crate::pausing::PauseReason;
 use crate::virtio::device::VirtioDevice;
@@ -24,6 +27,8 @@ struct Scripted {
     errno: AtomicU32,
     writes: AtomicU32,
     flushes: AtomicU32,
+    /// What a ring would use: /dev/full, which takes no write, so that each is tried again in the ordinary way.
+    full: Option<File>,
 }
 
 impl Image for Scripted {
@@ -32,6 +37,9 @@ impl Image for Scripted {
     }
     fn readonly(&self) -> bool {
         false
+    }
+    fn in_place(&self, _buffers: &GuestBuffers) -> Option<BorrowedFd<'_>> {
+        self.full.as_ref().map(AsFd::as_fd)
     }
     fn read(&self, buffers: &mut GuestBuffers, _offset: u64) -> io::Result<()> {
         buffers.clear();
@@ -67,7 +75,9 @@ struct Stage {
 
 impl Stage {
     fn new(traits: Traits, features: u64) -> Self {
-        let image = Arc::new(Scripted::default());
+        // The tests that prepare rings want them used.
+        let full = Ring::take().map(|_| File::options().write(true).open("/dev/full").unwrap());
+        let image = Arc::new(Scripted { full, ..Scripted::default() });
         let mut block = Block::new("root".into(), image.clone(), traits);
         let ram = ram();
         let queues: Vec<_> = (0..u64::from(traits.queues)).map(|i| DriverQueue::new(&ram, 0x4000 * i, 16)).collect();
@@ -187,6 +197,14 @@ fn a_stopping_disk_tries_again_when_the_machine_is_resumed() {
         stage.block.resume();
         assert_eq!((stage.status(0), stage.status(0), stage.status(1)), (0, 0, 0));
     }
+}
+
+#[test]
+fn with_a_ring_it_is_the_same() {
+    assert!(ring::prepare(2), "this host has io_uring");
+    errors_are_reported_or_ignored();
+    a_stopping_disk_tries_again_when_the_machine_is_resumed();
+    a_reset_forgets_what_was_held();
 }
 
 #[test]

@@ -272,6 +272,63 @@ fn interrupts_come_where_the_driver_wants_them() {
     assert_eq!(rig.told.interrupts(), 1);
 }
 
+/// Every test above once more, with many requests under way at once where there are many.
+#[test]
+fn a_ring_does_the_same() {
+    assert!(crate::disk::ring::prepare(1), "this host has io_uring");
+    reads_into_scattered_buffers();
+    writes_and_flushes();
+    framing_is_free();
+    refuses_what_leaves_the_disk();
+    tells_its_serial();
+    discards_and_zeroes();
+    a_read_only_disk_stays_as_it_is();
+    an_unanswerable_request_breaks_the_device_until_reset();
+    a_loop_of_descriptors_ends();
+    an_available_index_that_jumps_breaks_the_device();
+    interrupts_are_suppressed_by_flag();
+    interrupts_come_where_the_driver_wants_them();
+}
+
+#[test]
+fn many_requests_are_under_way_at_once() {
+    assert!(crate::disk::ring::prepare(1), "this host has io_uring");
+    let mut rig = Rig::start(false);
+    // Reads, writes, a flush and an unknown request, all of them before the first kick; the queue wraps twice.
+    for round in 0..6_u8 {
+        for i in 0..16_u8 {
+            let at = HEADER + 0x40 * u64::from(i);
+            let (kind, data) = match i {
+                0..8 => (1, Some(Part::Out(BUFFER + 512 * u64::from(i), 512))),
+                8..14 => (0, Some(Part::In(BUFFER + 512 * u64::from(i), 512))),
+                14 => (4, None),
+                _ => (77, None),
+            };
+            rig.queue.write(BUFFER + 512 * u64::from(i), &[round * 16 + i; 512]);
+            rig.header(at, kind, u64::from(i));
+            rig.queue.write(at + 16, &[0xEE]);
+            let parts: Vec<_> =
+                [Some(Part::Out(at, 16)), data, Some(Part::In(at + 16, 1))].into_iter().flatten().collect();
+            rig.queue.add(&parts);
+        }
+        rig.queue.kick();
+        for _ in 0..16 {
+            rig.queue.wait_used();
+        }
+        for i in 0..16_u8 {
+            let status = rig.queue.read(HEADER + 0x40 * u64::from(i) + 16, 1)[0];
+            assert_eq!(status, if i == 15 { 2 } else { 0 }, "round {round} request {i}");
+        }
+        for i in 0..8_u8 {
+            assert_eq!(rig.sector(i.into()), [round * 16 + i; 512]);
+        }
+        for i in 8..14_u8 {
+            assert_eq!(rig.queue.read(BUFFER + 512 * u64::from(i), 512), [i; 512]);
+        }
+    }
+    assert!(!rig.told.is_failed());
+}
+
 #[test]
 fn needs_its_queue() {
     let events = EventThread::start();

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vm_memory::Bytes;
 
 use super::request::{self, ID_BYTES, Limits, Parsed, Request, Serial, Status};
+use super::ringed::Ringed;
 use crate::config::ErrorPolicy;
 use crate::disk::Image;
+use crate::disk::ring::Ring;
 use crate::memory::GuestRam;
 use crate::memory::guest_buffers::GuestBuffers;
 use crate::pausing::{PauseReason, PauseRequests};
@@ -37,17 +39,20 @@ pub struct QueueWorker {
     ram: GuestRam,
     queue: Virtqueue,
     requests: Requests,
+    buffers: GuestBuffers,
+    /// Where many requests can be under way at once.
+    ringed: Option<Ringed>,
     broken: bool,
 }
 
+/// How requests of one queue are done, and what becomes of those that can't be.
 #[derive(Debug)]
-struct Requests {
-    disk: Arc<Disk>,
-    limits: Limits,
+pub struct Requests {
+    pub disk: Arc<Disk>,
+    pub limits: Limits,
     /// The driver flushes what has to be durable (VIRTIO_BLK_F_FLUSH).
     flushes: bool,
     pauses: PauseRequests,
-    buffers: GuestBuffers,
 }
 
 impl QueueWorker {
@@ -55,16 +60,22 @@ impl QueueWorker {
     pub fn new(ram: GuestRam, queue: Virtqueue, disk: Arc<Disk>, flushes: bool, pauses: PauseRequests) -> Self {
         let limits = Limits { size: disk.image.size(), readonly: disk.image.readonly() };
         let buffers = GuestBuffers::new(ram.clone());
-        Self { ram, queue, requests: Requests { disk, limits, flushes, pauses, buffers }, broken: false }
+        let ring = if disk.image.in_place(&buffers).is_some() { Ring::take() } else { None };
+        let ringed = ring.map(|ring| Ringed::new(ring, &ram));
+        Self { ram, queue, requests: Requests { disk, limits, flushes, pauses }, buffers, ringed, broken: false }
     }
 
     /// Serves what the driver has queued.
     pub fn kicked(&mut self) {
-        if self.broken || self.requests.disk.held.load(Ordering::Acquire) {
+        if self.broken || self.requests.is_held() {
             return;
         }
-        let (ram, requests) = (&*self.ram, &mut self.requests);
-        if self.queue.drain_until_later(ram, |chain| requests.serve(ram, chain)).is_err() {
+        let (ram, requests, buffers) = (&*self.ram, &self.requests, &mut self.buffers);
+        let served = match &mut self.ringed {
+            Some(ringed) => ringed.serve(ram, &mut self.queue, requests),
+            None => self.queue.drain_until_later(ram, |chain| requests.serve(ram, chain, buffers)),
+        };
+        if served.is_err() {
             self.broken = true;
             self.queue.fail();
         }
@@ -73,9 +84,9 @@ impl QueueWorker {
 
 impl Requests {
     /// Does one request and returns the bytes written to its buffers, or puts it off.
-    fn serve(&mut self, ram: &Ram, chain: Chain<'_>) -> Result<Served, Broken> {
-        let Parsed { request, status, writable } = request::parse(ram, chain, &mut self.buffers, self.limits)?;
-        let (code, written) = match request.as_ref().map(|request| self.perform(request)) {
+    fn serve(&self, ram: &Ram, chain: Chain<'_>, buffers: &mut GuestBuffers) -> Result<Served, Broken> {
+        let Parsed { request, status, writable } = request::parse(ram, chain, buffers, self.limits)?;
+        let (code, written) = match request.as_ref().map(|request| self.perform(request, buffers)) {
             Ok(Ok(())) => (Status::Ok, writable),
             Ok(Err(error)) => match self.judge(&error) {
                 Verdict::Fail => (Status::IoError, 0),
@@ -91,17 +102,17 @@ impl Requests {
         Ok(Served::Now(written.saturating_add(1)))
     }
 
-    fn perform(&mut self, request: &Request) -> io::Result<()> {
+    pub fn perform(&self, request: &Request, buffers: &mut GuestBuffers) -> io::Result<()> {
         let image = &self.disk.image;
         match request {
-            Request::Read(offset) => image.read(&mut self.buffers, *offset),
+            Request::Read(offset) => image.read(buffers, *offset),
             Request::Write(offset) => {
-                image.write(&mut self.buffers, *offset)?;
+                image.write(buffers, *offset)?;
                 self.stable()
             }
             Request::Flush => image.flush(),
             Request::GetId => {
-                self.buffers.put(0, &self.disk.serial[..ID_BYTES]);
+                buffers.put(0, &self.disk.serial[..ID_BYTES]);
                 Ok(())
             }
             Request::Discard(ranges) => ranges.iter().try_for_each(|r| image.discard(r.offset, r.len)),
@@ -112,13 +123,22 @@ impl Requests {
         }
     }
 
-    // A driver that can't flush takes each write for durable (virtio 1.3 §5.2.6.2).
-    fn stable(&self) -> io::Result<()> {
-        let writeback = self.flushes && self.disk.writeback.load(Ordering::Acquire);
-        if writeback { Ok(()) } else { self.disk.image.flush() }
+    /// Whether a write may be answered before it is durable. A driver that can't flush takes each for durable (virtio 1.3
+    /// §5.2.6.2).
+    pub fn is_cached(&self) -> bool {
+        self.flushes && self.disk.writeback.load(Ordering::Acquire)
     }
 
-    fn judge(&self, error: &io::Error) -> Verdict {
+    fn stable(&self) -> io::Result<()> {
+        if self.is_cached() { Ok(()) } else { self.disk.image.flush() }
+    }
+
+    /// Whether some request of the disk waits for the machine to be resumed.
+    pub fn is_held(&self) -> bool {
+        self.disk.held.load(Ordering::Acquire)
+    }
+
+    pub fn judge(&self, error: &io::Error) -> Verdict {
         let no_space = error.kind() == io::ErrorKind::StorageFull;
         match self.disk.on_error {
             ErrorPolicy::Stop => Verdict::Hold,
@@ -129,7 +149,7 @@ impl Requests {
     }
 
     /// The first queue to fail says so; the request is tried again when the machine is resumed.
-    fn hold(&self, error: &io::Error) {
+    pub fn hold(&self, error: &io::Error) {
         if !self.disk.held.swap(true, Ordering::AcqRel) {
             self.pauses.ask(PauseReason::IoError(format!("disk {:?}: {error}", self.disk.name)));
         }
@@ -137,7 +157,7 @@ impl Requests {
 }
 
 /// What becomes of a request that failed.
-enum Verdict {
+pub enum Verdict {
     Fail,
     Pretend,
     Hold,
