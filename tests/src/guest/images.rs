@@ -14,10 +14,12 @@ use crate::{
     progress,
 };
 
-const BUILDER: &str = "images 1";
+const BUILDER: &str = "images 3, with qcow2";
 
 /// The containerDisk's name.
 pub const CONTAINER_DISK: &str = "docker.io/library/vireo-guest:1";
+/// Its disk once more, as qcow2 with zstd clusters.
+pub const QCOW2_DISK: &str = "/qcow2/disk.qcow2";
 /// An ordinary image.
 pub const BUSYBOX: &str = "docker.io/library/busybox:1";
 const PAUSE: &str = "docker.io/library/pause:1";
@@ -37,6 +39,8 @@ pub fn images(kernel: &Kernel, fast: &Path) -> Result<PathBuf> {
             let mut layer = Tar::default();
             layer.directory("disk");
             layer.file("disk/disk.img", 0o644, &fs::read(fast.join("disk.img"))?);
+            layer.directory("qcow2");
+            layer.file(&QCOW2_DISK[1..], 0o644, &fs::read(fast.join("disk.qcow2"))?);
             layer.directory("boot");
             layer.file("boot/vmlinuz", 0o644, &fs::read(kernel.vmlinuz())?);
             layer.file("boot/initrd.img", 0o644, &fs::read(fast.join("initrd"))?);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-pub use fast::fast;
+pub use fast::{BLANK_QCOW2, fast};
 
 use crate::debian::Kernel;
 
@@ -30,7 +30,8 @@ impl Images {
 
     /// `vmlinuz`, `vmlinux`, `initrd` and `disk.img`.
     pub fn guest_files(&self) -> Vec<PathBuf> {
-        vec![self.kernel.vmlinuz(), self.kernel.vmlinux(), self.fast.join("initrd"), self.fast.join("disk.img")]
+        let fast = ["initrd", "disk.img", BLANK_QCOW2].map(|name| self.fast.join(name));
+        [self.kernel.vmlinuz(), self.kernel.vmlinux()].into_iter().chain(fast).collect()
     }
 
     /// Container images as OCI tars: `pause.tar`, `busybox.tar`, `containerdisk.tar`.

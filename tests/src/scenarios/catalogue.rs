@@ -1,6 +1,6 @@
 //! Every scenario, in the order in which they run.
 
-use super::{Scenario, boots, churn, control, deaths, endings, firmware, jail, network, refusals, run_command};
+use super::{Scenario, boots, churn, control, deaths, disks, endings, firmware, jail, network, refusals, run_command};
 
 /// Every scenario.
 pub fn all() -> Vec<Scenario> {
@@ -11,6 +11,7 @@ pub fn all() -> Vec<Scenario> {
         endings::SCENARIOS,
         control::SCENARIOS,
         deaths::SCENARIOS,
+        disks::SCENARIOS,
         refusals::SCENARIOS,
         run_command::SCENARIOS,
         firmware::SCENARIOS,

@@ -17,6 +17,7 @@ mod boots;
 mod churn;
 mod control;
 mod deaths;
+mod disks;
 mod endings;
 mod firmware;
 mod jail;

@@ -268,7 +268,6 @@ fn an_overlay_outlives_a_reset_of_the_machine() {
     assert_eq!(cpu.read(DATA + 0x1000, 4), 0xABCD_EF01);
     assert_eq!(disk.block(1, 0, 7, true), 0);
     assert_eq!(cpu.read(DATA + 0x1000, 4), 0x0808_0808);
-    drop(disk);
     Stage { rig, cpu, run }.end();
     let mut sector = [0; 512];
     image.read_exact_at(&mut sector, 6 * 512).unwrap();
