@@ -96,7 +96,33 @@ pub fn parse(bytes: &[u8]) -> Option<Command> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+
     use super::*;
+    use crate::virtio::testing::{DriverQueue, Told, ram};
+
+    proptest! {
+        /// Whatever the descriptors say, a command is answered within RAM or breaks the queue, and nothing else happens.
+        #[test]
+        fn any_chain_is_answered_or_refused(
+            parts in prop::collection::vec((any::<u64>(), prop_oneof![0..16_u32, any::<u32>()], 0..8_u16, 0..10_u16, any::<bool>()), 1..8),
+        ) {
+            let ram = ram();
+            let mut driver = DriverQueue::new(&ram, 0x2_0000, 8);
+            for (i, (addr, len, flags, next, inside)) in (0..).zip(&parts) {
+                let addr = if *inside { addr % 0x10_0000 } else { *addr };
+                let raw = RawDescriptor::from(Descriptor::new(addr, *len, *flags, *next));
+                ram.write_obj(raw, GuestAddress(driver.desc() + 16 * i)).unwrap();
+            }
+            driver.offer(0);
+            let mut queue = Virtqueue::new(driver.active(0), Arc::new(Told::default()));
+            let chain = queue.pop(&ram).unwrap().unwrap();
+            if let Ok(written) = answer(&ram, chain, |command| command.is_some()) {
+                prop_assert_eq!(written, 1);
+            }
+        }
+    }
 
     #[test]
     fn only_whole_known_commands_are_understood() {
