@@ -3,17 +3,18 @@
 //! Its disk is the node's `/dev/disk/guest`, which forgets what was written when the node ends. A whole distribution takes minutes on
 //! an emulated node.
 
-use std::fs;
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::run_command::run_until;
-use super::{Bench, Scenario};
+use super::{Bench, Scenario, run_command::run_until};
 
-pub(super) const SCENARIOS: &[Scenario] =
-    &[Scenario::once("full_debian_boots_by_bios", by_bios), Scenario::once("full_debian_boots_by_efi", by_efi)];
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::once("full_debian_boots_by_bios", by_bios),
+    Scenario::once("full_debian_boots_by_efi", by_efi),
+    Scenario::once("full_debian_is_kept_out_by_secure_boot", secure_boot),
+];
 
 const DISK: &str = "/dev/disk/guest";
 const LIMIT: Duration = Duration::from_mins(9);
@@ -27,15 +28,25 @@ fn by_bios(_: &mut Bench) -> Result<()> {
 }
 
 fn by_efi(_: &mut Bench) -> Result<()> {
-    let console = boot(&json!({"efi": {"secureBoot": false}}))?;
+    let console = boot(&json!({"efi": {}}))?;
     for found in ["BdsDxe: starting Boot", "efi: EFI v2.", "ACPI: FACP", "SMBIOS 3."] {
         ensure!(console.contains(found), "no {found:?} on the serial console:\n{console}");
     }
     Ok(())
 }
 
+/// Nobody has signed the guest's boot loader.
+fn secure_boot(_: &mut Bench) -> Result<()> {
+    run_until(&manifest(&json!({"efi": {"secureBoot": true}}))?, "Access Denied", None, LIMIT).map(drop)
+}
+
 /// Boots to the login and powers off.
 fn boot(bootloader: &Value) -> Result<String> {
+    run_until(&manifest(bootloader)?, "debian login:", Some(LEAVE), LIMIT)
+}
+
+/// A manifest of the guest, and the file that it is in.
+fn manifest(bootloader: &Value) -> Result<String> {
     // The name of a disk may be no symbolic link.
     let disk = fs::canonicalize(DISK).context("the node has no disk for the full Debian guest")?;
     let path = "/run/vireo-debian.json";
@@ -55,5 +66,5 @@ fn boot(bootloader: &Value) -> Result<String> {
         }}},
     });
     fs::write(path, machine.to_string())?;
-    run_until(path, "debian login:", LEAVE, LIMIT)
+    Ok(path.to_owned())
 }
