@@ -19,11 +19,9 @@ const LOSSES: u32 = 3;
 /// Boots a node and runs the scenarios. When a node is lost, a fresh one goes on with those that have not ended, and the
 /// tally says so.
 pub fn run(only: Option<&str>) -> Result<Tally> {
-    // It takes minutes to build, and only what boots it needs it.
     let named = |name: &str| only.is_none_or(|only| only.split(',').any(|part| name.contains(part)));
-    let wants_debian = scenarios::names().any(|name| name.starts_with("full_debian") && named(name));
-    let guest_disk = wants_debian.then(guest::debian::debian).transpose()?;
-    let options = Options { guest_disk, ..Options::prepare("suite", Build::Release, false)? };
+    let debian: Vec<_> = scenarios::names().filter(|name| name.starts_with("full_debian")).collect();
+    let options = Options::prepare("suite", Build::Release, false)?;
     let mut node = Node::boot(&options)?;
     let mut tally = Tally::default();
     let mut lost = 0;
@@ -39,10 +37,9 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
             if let Some(only) = only {
                 arguments.extend(["--only", only]);
             }
-            let ended = lines.ended.join(",");
-            if !ended.is_empty() {
-                arguments.extend(["--without", &ended]);
-            }
+            let without =
+                debian.iter().copied().chain(lines.ended.iter().map(String::as_str)).collect::<Vec<_>>().join(",");
+            arguments.extend(["--without", &without]);
             let result = node.agent().run(Request::new(arguments), |stream, bytes| match stream {
                 Stream::Output => lines.push(bytes),
                 Stream::Error => drop(std::io::stderr().write_all(bytes)),
@@ -70,13 +67,42 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
         }
         tally += lines.tally;
     }
+    drop(node);
     if named(FULL_DEBIAN) {
         tally += full_debian();
     }
+    for name in debian.into_iter().filter(|name| named(name)) {
+        tally += boot_debian(&options, name)?;
+    }
     if tally.failed > 0 {
-        println!("the node's own logs: {}", node.folder().display());
+        println!("the node's own logs: {}", options.folder.display());
     }
     Ok(tally)
+}
+
+/// A scenario with the full Debian guest, in a node of its own that has its disk.
+///
+/// OVMF writes CR8 after every interrupt, and QEMU's emulation of SVM up to 7.2 ends itself (an assertion in `tcg_handle_interrupt`)
+/// where the next interrupt waits already. That says nothing of the guest: it is tried anew, and where it comes to nothing that is
+/// said, but no failure.
+fn boot_debian(options: &Options, name: &'static str) -> Result<Tally> {
+    let options = Options { guest_disk: Some(guest::debian::debian()?), ..options.clone() };
+    for _ in 0..=LOSSES {
+        let node = Node::boot(&options)?;
+        let mut lines = Lines::default();
+        let arguments = ["/vireo/bin/vireo-scenarios", "run", "--only", name];
+        let result = node.agent().run(Request::new(arguments), |stream, bytes| match stream {
+            Stream::Output => lines.push(bytes),
+            Stream::Error => drop(std::io::stderr().write_all(bytes)),
+        });
+        match result {
+            Ok(_) => return Ok(lines.tally),
+            Err(error) if !node.last_words().contains("tcg_handle_interrupt: assertion failed") => return Err(error),
+            Err(_) => println!("    node lost under {name} by an assertion of its emulator"),
+        }
+    }
+    let why = vec![format!("{name} was not seen: the emulator ended itself each time")];
+    Ok(Tally { why, ..Tally::default() })
 }
 
 /// What is in the full Debian guest's disk.
