@@ -177,6 +177,24 @@ fn statistics_are_asked_for_one_at_a_time() {
 }
 
 #[test]
+fn a_driver_that_kicks_only_when_asked_to_is_asked() {
+    let mut rig = Rig::new();
+    let queue = DriverQueue::new(&rig.ram, 0x9000, 16);
+    rig.statistics = queue.with_event_idx();
+    let queues = [&rig.inflate, &rig.deflate, &rig.statistics, &rig.report];
+    rig.balloon.activate(activation(&queues, 0x26, &rig.told, &rig.events.handle)).unwrap();
+    rig.settle();
+    let answer = rig.ask();
+    rig.statistics.wait_used();
+    rig.tell(5, 1);
+    answer.recv_timeout(Duration::from_secs(10)).unwrap();
+    // `avail_event` is the next one, so that the driver will kick for it.
+    let (asked, offered) = (rig.statistics.used() + 4 + 8 * 16, rig.statistics.avail() + 2);
+    let word = |at| rig.ram.read_obj::<u16>(GuestAddress(at)).unwrap();
+    wait(|| word(asked) == word(offered));
+}
+
+#[test]
 fn without_a_driver_there_are_no_statistics() {
     let mut rig = Rig::start();
     rig.balloon.reset();

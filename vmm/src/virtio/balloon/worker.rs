@@ -95,7 +95,13 @@ impl Questions {
 
     fn newest(&mut self) -> Result<Option<Statistics>, Broken> {
         let mut newest = None;
-        while let Some(chain) = self.queue.pop(&self.ram)? {
+        loop {
+            let Some(chain) = self.queue.pop(&self.ram)? else {
+                if self.queue.enable_kicks(&self.ram)? {
+                    continue;
+                }
+                break;
+            };
             // A driver has one buffer; one that has more gets the older ones back.
             if let Some(older) = self.held.replace(chain.head_index()) {
                 self.queue.add_used(&self.ram, older, 0)?;
