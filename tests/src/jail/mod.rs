@@ -130,7 +130,9 @@ fn threads(proc: &Path) -> Result<Vec<Status>> {
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>())
         .context("list threads")?;
     folders.sort_by_key(|folder| folder.file_name() != proc.file_name());
-    folders.iter().map(|folder| status(folder)).collect()
+    // Threads come and go, those of the kernel that work for an io_uring too: one that ended meanwhile has no status.
+    let read = folders.iter().map(|folder| (folder, status(folder)));
+    read.filter(|(folder, status)| status.is_ok() || folder.exists()).map(|(_, status)| status).collect()
 }
 
 fn mounts(proc: &Path, add: &mut impl FnMut(&'static str, String, bool)) -> Result<()> {
