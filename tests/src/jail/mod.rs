@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 
 /// One promise of the jail, and what was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,11 +118,17 @@ pub fn descriptors(pid: i32) -> Result<BTreeMap<i32, String>> {
 /// Fields of a `/proc/<pid>/status`.
 type Status = BTreeMap<String, String>;
 
-fn status(folder: &Path) -> Result<Status> {
-    let text =
-        fs::read_to_string(folder.join("status")).with_context(|| format!("read {}/status", folder.display()))?;
+/// `None` of a thread that has ended meanwhile: they come and go, those of the kernel that work for an io_uring too.
+fn status(folder: &Path) -> Result<Option<Status>> {
+    let text = match fs::read_to_string(folder.join("status")) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(Errno::ESRCH as i32) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e).with_context(|| format!("read {}/status", folder.display())),
+    };
     let fields = text.lines().filter_map(|line| line.split_once(':'));
-    Ok(fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+    Ok(Some(fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect()))
 }
 
 /// The status of every thread, the main one first.
@@ -130,9 +137,7 @@ fn threads(proc: &Path) -> Result<Vec<Status>> {
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>())
         .context("list threads")?;
     folders.sort_by_key(|folder| folder.file_name() != proc.file_name());
-    // Threads come and go, those of the kernel that work for an io_uring too: one that ended meanwhile has no status.
-    let read = folders.iter().map(|folder| (folder, status(folder)));
-    read.filter(|(folder, status)| status.is_ok() || folder.exists()).map(|(_, status)| status).collect()
+    folders.iter().filter_map(|folder| status(folder).transpose()).collect()
 }
 
 fn mounts(proc: &Path, add: &mut impl FnMut(&'static str, String, bool)) -> Result<()> {
