@@ -17,16 +17,17 @@ use crate::{
     progress,
 };
 
-const BUILDER: &str = "fast guest 4, with qcow2";
+const BUILDER: &str = "fast guest 5, with qcow2";
 const INIT: &str = include_str!("../../guest/fast-init");
 const ACT: &str = include_str!("../../guest/act");
 const UDHCPC: &str = include_str!("../../guest/udhcpc-script");
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 10] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_net",
     "virtio-rng",
     "virtio_console",
+    "virtio_balloon",
     "ext4",
     "button",
     "evdev",

@@ -14,7 +14,7 @@ use crate::{
     progress,
 };
 
-const BUILDER: &str = "images 3, with qcow2";
+const BUILDER: &str = "images 4, with qcow2";
 
 /// The containerDisk's name.
 pub const CONTAINER_DISK: &str = "docker.io/library/vireo-guest:1";
@@ -25,8 +25,10 @@ pub const BUSYBOX: &str = "docker.io/library/busybox:1";
 const PAUSE: &str = "docker.io/library/pause:1";
 
 /// A folder with the images' tars.
-pub fn images(kernel: &Kernel, fast: &Path) -> Result<PathBuf> {
-    let key = cache::Key::default().with(BUILDER).with(kernel.key()).with(fast.as_os_str().as_encoded_bytes()).finish();
+pub fn images(kernel: &Kernel, fast: &Path, agent: &Path) -> Result<PathBuf> {
+    let parts = [fast, agent].map(|path| path.as_os_str().as_encoded_bytes());
+    let key = cache::Key::default().with(BUILDER).with(kernel.key());
+    let key = parts.iter().fold(key, cache::Key::with).finish();
     cache::entry("images", &key, |folder| {
         progress::step("packing container images", || {
             let busybox = fs::read(fast.join("busybox"))?;
@@ -44,6 +46,8 @@ pub fn images(kernel: &Kernel, fast: &Path) -> Result<PathBuf> {
             layer.directory("boot");
             layer.file("boot/vmlinuz", 0o644, &fs::read(kernel.vmlinuz())?);
             layer.file("boot/initrd.img", 0o644, &fs::read(fast.join("initrd"))?);
+            layer.directory("agent");
+            layer.file("agent/initrd", 0o644, &fs::read(agent)?);
             let disk = Image { reference: CONTAINER_DISK, command: &["/none"], layer };
             Ok(fs::write(folder.join("containerdisk.tar"), disk.pack())?)
         })

@@ -1,5 +1,6 @@
 //! Guests and container images, from Debian packages.
 
+mod agent;
 pub mod debian;
 mod fast;
 pub mod images;
@@ -24,7 +25,7 @@ impl Images {
     /// Builds them, or finds them in the cache.
     pub fn build(kernel: &Kernel) -> Result<Self> {
         let fast = fast(kernel)?;
-        let containers = images::images(kernel, &fast)?;
+        let containers = images::images(kernel, &fast, &agent::agent(kernel, &fast)?)?;
         Ok(Self { kernel: kernel.clone(), fast, containers })
     }
 

@@ -1,12 +1,15 @@
 //! Every scenario, in the order in which they run.
 
-use super::{Scenario, boots, churn, control, deaths, disks, endings, firmware, jail, network, refusals, run_command};
+use super::{
+    Scenario, boots, channels, churn, control, deaths, disks, endings, firmware, jail, network, refusals, run_command,
+};
 
 /// Every scenario.
 pub fn all() -> Vec<Scenario> {
     [
         boots::SCENARIOS,
         network::SCENARIOS,
+        channels::SCENARIOS,
         jail::SCENARIOS,
         endings::SCENARIOS,
         control::SCENARIOS,
