@@ -3,12 +3,12 @@
 //! Its disk is the node's `/dev/disk/guest`, which forgets what was written when the node ends. A whole distribution takes minutes on
 //! an emulated node.
 
-use std::{fs, time::Duration};
+use std::{fs, process::Child, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{Bench, Scenario, run_command::run_until};
+use super::{Bench, Scenario, run_command::run_until, shell};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::once("full_debian_boots_by_bios", by_bios),
@@ -18,8 +18,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 const DISK: &str = "/dev/disk/guest";
 const LIMIT: Duration = Duration::from_mins(9);
-/// What powers a machine of `vireo run` off: Ctrl-].
-const LEAVE: &[u8] = b"\x1d";
 
 fn by_bios(_: &mut Bench) -> Result<()> {
     let console = boot(&json!({"bios": {"useSerial": true}}))?;
@@ -42,7 +40,12 @@ fn secure_boot(_: &mut Bench) -> Result<()> {
 
 /// Boots to the login and powers off.
 fn boot(bootloader: &Value) -> Result<String> {
-    run_until(&manifest(bootloader)?, "debian login:", Some(LEAVE), LIMIT)
+    run_until(&manifest(bootloader)?, "debian login:", Some(press_power_button), LIMIT)
+}
+
+/// SIGTERM is what Ctrl-] is on a terminal.
+fn press_power_button(vireo: &mut Child) -> Result<()> {
+    shell::output(["kill", "-TERM", &vireo.id().to_string()]).map(drop)
 }
 
 /// A manifest of the guest, and the file that it is in.

@@ -47,12 +47,21 @@ fn manifest(kernel: &str) -> Result<String> {
 
 fn boots(_: &mut Bench) -> Result<()> {
     let path = manifest("/vireo/guest/vmlinuz")?;
-    run_until(&path, PROMPT, Some(b"act poweroff\n"), LIMIT).map(drop)
+    run_until(&path, PROMPT, Some(type_poweroff), LIMIT).map(drop)
 }
 
-/// Runs the machine of a manifest, which is removed: waits for the prompt, answers with what powers the guest off, and checks the
-/// exit code. Without an answer the prompt is the end of it. What the console showed.
-pub(super) fn run_until(path: &str, prompt: &str, answer: Option<&[u8]>, limit: Duration) -> Result<String> {
+fn type_poweroff(vireo: &mut Child) -> Result<()> {
+    Ok(vireo.stdin.as_mut().context("piped")?.write_all(b"act poweroff\n")?)
+}
+
+/// Runs the machine of a manifest, which is removed: waits for the prompt, does what powers the guest off, and checks the
+/// exit code. Without that the prompt is the end of it. What the console showed.
+pub(super) fn run_until(
+    path: &str,
+    prompt: &str,
+    power_off: Option<fn(&mut Child) -> Result<()>>,
+    limit: Duration,
+) -> Result<String> {
     let mut vireo = Command::new("vireo")
         .args(["run", path])
         .stdin(Stdio::piped())
@@ -60,7 +69,7 @@ pub(super) fn run_until(path: &str, prompt: &str, answer: Option<&[u8]>, limit: 
         .stderr(Stdio::piped())
         .spawn()
         .context("run vireo")?;
-    let result = talk(&mut vireo, prompt, answer, limit);
+    let result = talk(&mut vireo, prompt, power_off, limit);
     // A test that failed must not leave it; one that passed has waited for it.
     let _ = vireo.kill();
     let output = vireo.wait_with_output()?;
@@ -68,7 +77,12 @@ pub(super) fn run_until(path: &str, prompt: &str, answer: Option<&[u8]>, limit: 
     result.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn talk(vireo: &mut Child, prompt: &str, answer: Option<&[u8]>, limit: Duration) -> Result<String> {
+fn talk(
+    vireo: &mut Child,
+    prompt: &str,
+    power_off: Option<fn(&mut Child) -> Result<()>>,
+    limit: Duration,
+) -> Result<String> {
     let mut output = vireo.stdout.take().context("piped")?;
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
@@ -89,8 +103,8 @@ fn talk(vireo: &mut Child, prompt: &str, answer: Option<&[u8]>, limit: Duration)
             Err(error) => bail!("{error}; the console:\n{}", String::from_utf8_lossy(&console)),
         }
         if !asked && String::from_utf8_lossy(&console).contains(prompt) {
-            let Some(answer) = answer else { break };
-            vireo.stdin.as_mut().context("piped")?.write_all(answer)?;
+            let Some(power_off) = power_off else { break };
+            power_off(vireo)?;
             asked = true;
         }
     }
