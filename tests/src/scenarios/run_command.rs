@@ -47,7 +47,7 @@ fn manifest(kernel: &str) -> Result<String> {
 
 fn boots(_: &mut Bench) -> Result<()> {
     let path = manifest("/vireo/guest/vmlinuz")?;
-    run_until(&path, PROMPT, Some(type_poweroff), LIMIT).map(drop)
+    run_until(&path, PROMPT, type_poweroff, LIMIT).map(drop)
 }
 
 fn type_poweroff(vireo: &mut Child) -> Result<()> {
@@ -55,11 +55,11 @@ fn type_poweroff(vireo: &mut Child) -> Result<()> {
 }
 
 /// Runs the machine of a manifest, which is removed: waits for the prompt, does what powers the guest off, and checks the
-/// exit code. Without that the prompt is the end of it. What the console showed.
+/// exit code. What the console showed.
 pub(super) fn run_until(
     path: &str,
     prompt: &str,
-    power_off: Option<fn(&mut Child) -> Result<()>>,
+    power_off: fn(&mut Child) -> Result<()>,
     limit: Duration,
 ) -> Result<String> {
     let mut vireo = Command::new("vireo")
@@ -77,12 +77,7 @@ pub(super) fn run_until(
     result.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn talk(
-    vireo: &mut Child,
-    prompt: &str,
-    power_off: Option<fn(&mut Child) -> Result<()>>,
-    limit: Duration,
-) -> Result<String> {
+fn talk(vireo: &mut Child, prompt: &str, power_off: fn(&mut Child) -> Result<()>, limit: Duration) -> Result<String> {
     let mut output = vireo.stdout.take().context("piped")?;
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
@@ -103,15 +98,12 @@ fn talk(
             Err(error) => bail!("{error}; the console:\n{}", String::from_utf8_lossy(&console)),
         }
         if !asked && String::from_utf8_lossy(&console).contains(prompt) {
-            let Some(power_off) = power_off else { break };
             power_off(vireo)?;
             asked = true;
         }
     }
-    if asked {
-        let status = vireo.wait()?;
-        ensure!(status.success(), "vireo ended with {status} after the guest's power-off");
-    }
+    let status = vireo.wait()?;
+    ensure!(status.success(), "vireo ended with {status} after the guest's power-off");
     Ok(String::from_utf8_lossy(&console).into_owned())
 }
 
