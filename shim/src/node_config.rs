@@ -13,9 +13,6 @@ pub const EFI_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// OVMF's empty variables, likewise.
 pub const EFI_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
-/// The variables with which OVMF boots only what Microsoft's keys have signed, likewise.
-pub const EFI_SECURE_BOOT_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
-
 /// A node's configuration. An absent file is the default one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -35,9 +32,6 @@ pub struct NodeConfig {
     /// What the variables of EFI begin as, where it is not Debian's [`EFI_VARIABLES`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub efi_variables: Option<PathBuf>,
-    /// What they begin as with Secure Boot, where it is not Debian's [`EFI_SECURE_BOOT_VARIABLES`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub efi_secure_boot_variables: Option<PathBuf>,
     /// Let firmware's messages go to the VMM's log.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub firmware_log: bool,
@@ -76,7 +70,6 @@ impl NodeConfig {
             ("bios", &config.bios),
             ("efiCode", &config.efi_code),
             ("efiVariables", &config.efi_variables),
-            ("efiSecureBootVariables", &config.efi_secure_boot_variables),
             ("vmm", &config.vmm),
         ] {
             if value.as_ref().is_some_and(|value| !value.is_absolute()) {

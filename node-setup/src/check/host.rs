@@ -6,7 +6,7 @@ use std::process::Command;
 
 use kvm_ioctls::Kvm;
 use vireo_runtimeclass::pod::NODE_CONFIG;
-use vireo_shim::node_config::{BIOS, EFI_CODE, EFI_SECURE_BOOT_VARIABLES, EFI_VARIABLES, NodeConfig};
+use vireo_shim::node_config::{BIOS, EFI_CODE, EFI_VARIABLES, NodeConfig};
 use vireo_shim::translate::kvm_hint;
 use vireo_shim::volume::{Purpose, open_local};
 use vireo_vmm::machine::check_kvm;
@@ -123,11 +123,6 @@ pub(super) fn firmware() -> Checked {
         (config.bios, BIOS, "install the package seabios; images without a kernel boot by it"),
         (config.efi_code, EFI_CODE, "install the package ovmf; machines that ask for EFI boot by it"),
         (config.efi_variables, EFI_VARIABLES, "install the package ovmf; machines that ask for EFI boot by it"),
-        (
-            config.efi_secure_boot_variables,
-            EFI_SECURE_BOOT_VARIABLES,
-            "install the package ovmf; machines that ask for Secure Boot begin with it",
-        ),
     ] {
         let path = configured.unwrap_or_else(|| default.into());
         open_local(&path, Purpose::Boot).map_err(|error| (vireo_vmm::control::serve::chain(&error), remedy))?;

@@ -3,6 +3,10 @@
 use super::{MAX_CMDLINE, Rules};
 use crate::kubevirt::v1::{Firmware, VirtualMachineInstanceSpec};
 
+/// Why there is no Secure Boot.
+const NO_SECURE_BOOT: &str =
+    "true is not supported by vireo: the builds of OVMF that enforce it need system management mode";
+
 pub(super) fn check(spec: &VirtualMachineInstanceSpec, rules: &mut Rules<'_>) {
     if let Some(firmware) = &spec.domain.firmware {
         kernel_boot(firmware, rules);
@@ -40,6 +44,9 @@ fn bootloader(firmware: &Firmware, rules: &mut Rules<'_>) {
     let Some(efi) = &bootloader.efi else { return };
     if firmware.kernel_boot.is_some() {
         rules.refuse(format_args!("{at}.efi"), "excludes kernelBoot, which boots without firmware");
+    }
+    if efi.secure_boot == Some(true) {
+        rules.refuse(format_args!("{at}.efi.secureBoot"), NO_SECURE_BOOT);
     }
     if efi.persistent == Some(true) {
         let what = "true is not supported by vireo; the variables last as long as the machine";

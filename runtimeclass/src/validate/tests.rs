@@ -50,7 +50,7 @@ fn a_full_spec_passes() {
     assert_eq!(refusals(&vmi(|_| ())), [""; 0]);
     assert_eq!(refusals(&json!({"domain": {"devices": {}}})), [""; 0]);
     let firmware = vmi(|spec| {
-        spec["domain"]["firmware"] = json!({"bootloader": {"efi": {"secureBoot": true, "persistent": false}}});
+        spec["domain"]["firmware"] = json!({"bootloader": {"efi": {"secureBoot": false, "persistent": false}}});
         spec["domain"]["devices"]["disks"][0]["bootOrder"] = json!(2);
         spec["domain"]["devices"]["interfaces"][0]["bootOrder"] = json!(1);
     });
@@ -208,6 +208,12 @@ fn each_wrong_value_is_refused_by_its_path() {
             "/domain/firmware",
             json!({"bootloader": {"bios": {}, "efi": {}}}),
             "spec.domain.firmware.bootloader.efi: excludes bios; name one of them",
+        ),
+        (
+            "/domain/firmware",
+            json!({"bootloader": {"efi": {"secureBoot": true}}}),
+            "spec.domain.firmware.bootloader.efi.secureBoot: true is not supported by vireo: the builds of OVMF that enforce it \
+             need system management mode",
         ),
         (
             "/domain/firmware",

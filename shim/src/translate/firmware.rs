@@ -1,5 +1,5 @@
-//! Firmware: the node's own, as its distribution packages it. EFI's variables are a copy of the empty ones (with Secure Boot, of those
-//! that hold its keys), in memory, and last as long as the machine: over its resets, not over a restart of its pod.
+//! Firmware: the node's own, as its distribution packages it. EFI's variables are a copy of the empty ones, in memory, and last as
+//! long as the machine: over its resets, not over a restart of its pod.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +11,7 @@ use vireo_runtimeclass::kubevirt::v1::Bootloader;
 use vireo_vmm::config::{BootConfig, BootDevice, DiskConfig, FirmwareConfig};
 
 use super::{Fds, Source, TranslateError};
-use crate::node_config::{BIOS, EFI_CODE, EFI_SECURE_BOOT_VARIABLES, EFI_VARIABLES};
+use crate::node_config::{BIOS, EFI_CODE, EFI_VARIABLES};
 use crate::volume::{Purpose, open_local};
 
 /// No template of variables is larger: a flash has 16 MiB at most.
@@ -25,15 +25,11 @@ struct Kind {
     key: &'static str,
 }
 
-const BIOS_IMAGE: Kind = Kind { what: "BIOS", default: BIOS, package: "seabios", key: "bios" };
-const CODE: Kind = Kind { what: "EFI code", default: EFI_CODE, package: "ovmf", key: "efiCode" };
-const VARIABLES: Kind = Kind { what: "EFI variables", default: EFI_VARIABLES, package: "ovmf", key: "efiVariables" };
-const SECURE_BOOT_VARIABLES: Kind = Kind {
-    what: "EFI variables for Secure Boot",
-    default: EFI_SECURE_BOOT_VARIABLES,
-    package: "ovmf",
-    key: "efiSecureBootVariables",
-};
+const KINDS: [Kind; 3] = [
+    Kind { what: "BIOS", default: BIOS, package: "seabios", key: "bios" },
+    Kind { what: "EFI code", default: EFI_CODE, package: "ovmf", key: "efiCode" },
+    Kind { what: "EFI variables", default: EFI_VARIABLES, package: "ovmf", key: "efiVariables" },
+];
 
 impl Kind {
     fn open(&self, configured: Option<&PathBuf>) -> Result<File, TranslateError> {
@@ -53,19 +49,16 @@ pub(super) fn firmware(
     disks: &[DiskConfig],
     fds: &mut Fds,
 ) -> Result<BootConfig, TranslateError> {
+    let [bios, code, variables] = &KINDS;
     let node = source.node;
-    let firmware = if let Some(efi) = bootloader.and_then(|bootloader| bootloader.efi.as_ref()) {
-        let code = CODE.open(node.efi_code.as_ref())?;
-        let (variables, configured) = match efi.secure_boot {
-            Some(true) => (SECURE_BOOT_VARIABLES, &node.efi_secure_boot_variables),
-            Some(false) | None => (VARIABLES, &node.efi_variables),
-        };
-        let template = variables.open(configured.as_ref())?;
+    let firmware = if bootloader.is_some_and(|bootloader| bootloader.efi.is_some()) {
+        let code = code.open(node.efi_code.as_ref())?;
+        let template = variables.open(node.efi_variables.as_ref())?;
         let own = copy(&template).map_err(|error| variables.failed(error.into()))?;
         FirmwareConfig::Efi { code: fds.add(code)?, variables: fds.add(own)? }
     } else {
         let serial = bootloader.and_then(|bootloader| bootloader.bios.as_ref()?.use_serial).unwrap_or(false);
-        FirmwareConfig::Bios { image: fds.add(BIOS_IMAGE.open(node.bios.as_ref())?)?, serial }
+        FirmwareConfig::Bios { image: fds.add(bios.open(node.bios.as_ref())?)?, serial }
     };
     Ok(BootConfig::Firmware { firmware, order: boot_order(source, disks), log: node.firmware_log })
 }
