@@ -82,7 +82,7 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
 
 /// A scenario with the full Debian guest, in a node of its own that has its disk.
 ///
-/// OVMF writes CR8 after every interrupt, and QEMU's emulation of SVM up to 7.2 ends itself (an assertion in `tcg_handle_interrupt`)
+/// Probably since OVMF writes CR8 after interrupts, QEMU's emulation of SVM up to 7.2 ends itself (an assertion in `tcg_handle_interrupt`)
 /// where the next interrupt waits already. That says nothing of the guest: it is tried anew, and where it comes to nothing that is
 /// said, but no failure.
 fn boot_debian(options: &Options, name: &'static str) -> Result<Tally> {
