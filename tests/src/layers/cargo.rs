@@ -36,6 +36,9 @@ pub fn run(selection: &[&str]) -> Result<Tally> {
         }
     }
     let status = child.wait()?;
+    if tally.skipped > 0 {
+        tally.why.push("ignored where they stand: what other tests run as a process of their own".to_owned());
+    }
     if !status.success() && tally.failed == 0 {
         // It did not compile, say.
         tally.failed = 1;
