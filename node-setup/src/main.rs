@@ -24,6 +24,9 @@ enum Command {
     Run {
         /// The manifest (YAML or JSON)
         manifest: PathBuf,
+        /// Rate limits of the machine's disks, as in the annotation vireo.dev/rate-limits, which it replaces
+        #[arg(long, value_name = "JSON")]
+        rate_limits: Option<String>,
     },
     /// Say what this node lacks to run VM pods, and what to do about it
     Check,
@@ -31,7 +34,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Run { manifest } => run::run(&manifest),
+        Command::Run { manifest, rate_limits } => run::run(&manifest, rate_limits.as_deref()),
         Command::Check => Ok(check::check()),
     };
     result.unwrap_or_else(|error| {

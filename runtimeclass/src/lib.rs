@@ -1,7 +1,7 @@
 //! The contract between those who write VM pods and those who run them: KubeVirt's API types as far as Vireo serves
 //! them, the rules on them, and the names that a pod carries.
 //!
-//! Text comes in through [`parse_vmi`] and [`parse_virtual_machine`] only. What they return has no unknown and no
+//! Text comes in through [`parse_vmi`], [`parse_virtual_machine`] and [`parse_rate_limits`] only. What they return has no unknown and no
 //! unsupported field and obeys the rules of [`validate`]; everything wrong is reported at once, each by its full path.
 
 #![forbid(unsafe_code)]
@@ -10,8 +10,10 @@ pub mod kubevirt;
 pub mod parse;
 pub mod pod;
 pub mod quantity;
+pub mod rate_limits;
 mod schema;
 pub mod validate;
 
 pub use parse::{ParseError, parse_virtual_machine, parse_vmi};
 pub use quantity::Quantity;
+pub use rate_limits::{RateLimits, parse_rate_limits};

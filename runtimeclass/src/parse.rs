@@ -60,13 +60,17 @@ pub fn parse_virtual_machine(document: Value) -> Result<VirtualMachine, ParseErr
     Ok(vm)
 }
 
-fn typed<T: DeserializeOwned>(mut value: Value, fields: &'static Fields, path: &str) -> Result<T, ParseError> {
+pub(crate) fn typed<T: DeserializeOwned>(
+    mut value: Value,
+    fields: &'static Fields,
+    path: &str,
+) -> Result<T, ParseError> {
     let mut problems = Vec::new();
     schema::check(&mut value, fields, path, &mut problems);
     refuse_if_any(problems)?;
     serde_json::from_value(value).map_err(ParseError::Json)
 }
 
-fn refuse_if_any(problems: Vec<Problem>) -> Result<(), ParseError> {
+pub(crate) fn refuse_if_any(problems: Vec<Problem>) -> Result<(), ParseError> {
     if problems.is_empty() { Ok(()) } else { Err(ParseError::Refused(Problems(problems))) }
 }

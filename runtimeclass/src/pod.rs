@@ -9,6 +9,12 @@ pub const RUNTIME_CLASS: &str = "vireo";
 /// containerd hands it on where the runtime's configuration says `pod_annotations = ["vireo.dev/*"]`.
 pub const ANNOTATION_VMI: &str = "vireo.dev/vmi";
 
+/// Annotation with the rate limits of the machine's devices ([`crate::RateLimits`]) as JSON.
+pub const ANNOTATION_RATE_LIMITS: &str = "vireo.dev/rate-limits";
+
+/// What the names of Vireo's annotations start with; there are no others than those above.
+pub const ANNOTATION_PREFIX: &str = "vireo.dev/";
+
 /// Folder of a container image that holds its one disk image (KubeVirt's containerDisk).
 pub const CONTAINER_DISK_DIR: &str = "/disk";
 

@@ -11,7 +11,7 @@
 //! machine
 //! acpi boot smbios vcpu platform
 //! virtio pci disk console
-//! memory bus interrupts event_loop worker ending pausing config jail random tap
+//! memory bus interrupts event_loop worker rate_limiter ending pausing config jail random tap
 //! ```
 
 pub mod acpi;
@@ -31,6 +31,7 @@ pub mod pausing;
 pub mod pci;
 pub mod platform;
 pub mod random;
+pub mod rate_limiter;
 pub mod smbios;
 pub mod tap;
 pub mod vcpu;

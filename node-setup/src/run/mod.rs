@@ -3,6 +3,7 @@
 //! The machine lives in the foreground and ends with this process. Its files are those of this machine: relative paths
 //! start at the manifest's folder.
 
+mod limits;
 mod manifest;
 mod session;
 mod terminal;
@@ -34,9 +35,10 @@ const BUILD_LIMIT: Duration = Duration::from_secs(30);
 /// Between the power button and the plug, where the manifest says nothing (KubeVirt's default), seconds.
 const GRACE_SECONDS: u64 = 30;
 
-/// Runs the machine of `manifest` until it ends.
-pub(crate) fn run(manifest: &Path) -> Result<ExitCode> {
+/// Runs the machine of `manifest` until it ends, under these rate limits if there are any, else under the manifest's.
+pub(crate) fn run(manifest: &Path, rate_limits: Option<&str>) -> Result<ExitCode> {
     let vm = manifest::read(manifest)?;
+    let limits = limits::of(&vm, rate_limits)?;
     refuse_network(&vm)?;
     let strategy = &vm.spec.template.spec.start_strategy;
     ensure!(
@@ -53,7 +55,7 @@ pub(crate) fn run(manifest: &Path) -> Result<ExitCode> {
     let name = vm.metadata.name.as_deref().unwrap_or("machine");
     let jail = JailConfig { uid: DEFAULT_ID, gid: DEFAULT_ID };
     let place = Place::Local { folder, jail };
-    let plan = translate(Source { name, spec: Some(spec), place, node: &node, nics: Vec::new() })?;
+    let plan = translate(Source { name, spec: Some(spec), limits: &limits, place, node: &node, nics: Vec::new() })?;
     let console = plan.machine.console;
 
     let vmm = start(plan, &open_vmm(&node)?)?;

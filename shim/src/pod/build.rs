@@ -14,7 +14,7 @@ use super::vmm::Process;
 use crate::launch::{Launch, launch};
 use crate::network::{self, Attachment};
 use crate::node_config::NodeConfig;
-use crate::translate::{LaunchPlan, Place, Source, annotated_spec, translate};
+use crate::translate::{Annotated, LaunchPlan, Place, Source, annotated, translate};
 use crate::vsock::Sockets;
 
 /// The node's configuration.
@@ -79,7 +79,7 @@ impl Inputs {
     fn prepare(self) -> anyhow::Result<Prepared> {
         let node = NodeConfig::read(Path::new(NODE_CONFIG))?;
         let vmm = open_vmm(&node)?;
-        let spec = annotated_spec(&self.oci)?;
+        let Annotated { spec, limits } = annotated(&self.oci)?;
         let binding = network::plan(spec.as_ref(), &self.name);
         let network = match (&self.netns, binding) {
             (Some(netns), Some(binding)) => Some(network::attach(netns, &binding)?),
@@ -87,7 +87,8 @@ impl Inputs {
         };
         let nics = network.iter().map(Attachment::nic).collect::<Result<_, _>>().context("tap")?;
         let place = Place::Pod { oci: &self.oci, rootfs: &self.rootfs };
-        let plan = translate(Source { name: &self.name, spec: spec.as_ref(), place, node: &node, nics })?;
+        let plan =
+            translate(Source { name: &self.name, spec: spec.as_ref(), limits: &limits, place, node: &node, nics })?;
         Ok(Prepared { vmm, plan, network })
     }
 }

@@ -3,6 +3,7 @@
 //! Pure but for opening files: each file is opened here, once, and the machine names it by index. What the spec leaves out
 //! is taken from the container (`docs/pods.md` lists the rules).
 
+mod annotations;
 mod boot;
 mod cpu;
 mod disks;
@@ -19,8 +20,8 @@ use std::path::Path;
 
 use oci_spec::runtime::{Process, Spec, User};
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
-use vireo_runtimeclass::pod::{ANNOTATION_VMI, DEFAULT_ID};
-use vireo_runtimeclass::{ParseError, parse_vmi};
+use vireo_runtimeclass::pod::{ANNOTATION_RATE_LIMITS, ANNOTATION_VMI, DEFAULT_ID};
+use vireo_runtimeclass::{ParseError, RateLimits};
 use vireo_vmm::config::{FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig, VsockConfig};
 
 use crate::network::PlannedNic;
@@ -34,6 +35,8 @@ pub struct Source<'a> {
     pub name: &'a str,
     /// The VM spec, if there is one.
     pub spec: Option<&'a VirtualMachineInstanceSpec>,
+    /// What its devices may do in a second.
+    pub limits: &'a RateLimits,
     /// Where it runs, and where its files are.
     pub place: Place<'a>,
     /// The node's configuration.
@@ -78,8 +81,25 @@ pub struct LaunchPlan {
 #[derive(Debug, thiserror::Error)]
 pub enum TranslateError {
     /// The annotation can't be read.
-    #[error("annotation {ANNOTATION_VMI}")]
-    Annotation(#[source] ParseError),
+    #[error("annotation {name}")]
+    Annotation {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: ParseError,
+    },
+    /// The annotation means nothing to Vireo.
+    #[error("annotation {0}: unknown; {ANNOTATION_VMI} and {ANNOTATION_RATE_LIMITS} are supported")]
+    UnknownAnnotation(String),
+    /// A rate limit of a device that isn't there.
+    #[error("{ANNOTATION_RATE_LIMITS}: {kind}.{name}: the machine has no disk or interface of this name")]
+    LimitOfNothing {
+        /// `disks` or `interfaces`.
+        kind: &'static str,
+        /// Whose.
+        name: String,
+    },
     /// The container's image can't be used.
     #[error("image")]
     Image(#[source] VolumeError),
@@ -149,6 +169,7 @@ pub enum TranslateError {
     ManyFiles,
 }
 
+pub use annotations::{Annotated, annotated};
 pub use size::SizeError;
 
 /// Every guest's context id: it has the host's side of its vsock to itself, so that nobody else's matters.
@@ -164,13 +185,6 @@ pub fn kvm_hint(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => "the user needs to be root or in the group kvm",
         _ => "see the kernel's log (dmesg) for what KVM says",
     }
-}
-
-/// Reads the VM spec from a container's annotations, if it has one.
-pub fn annotated_spec(oci: &Spec) -> Result<Option<VirtualMachineInstanceSpec>, TranslateError> {
-    let annotations = oci.annotations().as_ref();
-    let json = annotations.and_then(|annotations| annotations.get(ANNOTATION_VMI));
-    json.map(|json| parse_vmi(json)).transpose().map_err(TranslateError::Annotation)
 }
 
 /// Makes a machine of `source`.
@@ -196,7 +210,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     let size = size::size(source.spec, &source.place)?;
     let cpu = cpu::cpu(source.spec, &source.place, &files, (size.vcpus, &kvm))?;
     let kvm = fds.add(kvm)?;
-    let disks = disks::disks(source.spec, &files, size.vcpus, &mut fds)?;
+    let mut disks = disks::disks(source.spec, &files, size.vcpus, &mut fds)?;
     let root = match &disks[..] {
         [first, ..] if disks::is_partitioned(&fds, first) => boot::Root::Partition { readonly: first.readonly },
         [first, ..] => boot::Root::Whole { readonly: first.readonly },
@@ -206,9 +220,10 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     let identity = identity::identity(&source);
     let nics = source.nics.into_iter().map(|nic| {
         let taps = nic.taps.into_iter().map(|tap| fds.add(tap)).collect::<Result<_, _>>()?;
-        Ok(NicConfig { name: nic.name, taps, link_up: nic.link_up, mac: nic.mac, mtu: nic.mtu })
+        Ok(NicConfig { link_up: nic.link_up, mtu: nic.mtu, ..NicConfig::new(nic.name, taps, nic.mac) })
     });
-    let nics = nics.collect::<Result<_, TranslateError>>()?;
+    let mut nics = nics.collect::<Result<Vec<_>, TranslateError>>()?;
+    annotations::limit(source.limits, &mut disks, &mut nics)?;
     let machine = MachineConfig {
         name: source.name.to_owned(),
         kvm,

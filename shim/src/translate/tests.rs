@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use serde_json::{Value, json};
+use vireo_runtimeclass::parse_vmi;
 use vireo_vmm::config::{
     BlockSize, BootConfig, BootDevice, CacheMode, ConsoleKind, CpuModel, ErrorPolicy, FirmwareConfig, HugePageSize,
     ImageFormat, TopologyConfig,
@@ -15,6 +16,7 @@ struct Pod {
     oci: Value,
     node: NodeConfig,
     nic: bool,
+    limits: RateLimits,
 }
 
 impl Pod {
@@ -27,7 +29,7 @@ impl Pod {
             fs::write(path, name).unwrap();
         }
         let oci = json!({"ociVersion": "1.1.0", "process": {"cwd": "/", "user": {"uid": 1000, "gid": 1001}}});
-        Self { dir, oci, node: NodeConfig::default(), nic: false }
+        Self { dir, oci, node: NodeConfig::default(), nic: false, limits: RateLimits::default() }
     }
 
     fn limits(mut self, memory: u64, quota: i64, period: u64) -> Self {
@@ -55,7 +57,8 @@ impl Pod {
             mac: [2, 0, 0, 0, 0, 1],
             mtu: Some(1400),
         };
-        Source { name: "pod", spec, place, node: &self.node, nics: self.nic.then(nic).into_iter().collect() }
+        let nics = self.nic.then(nic).into_iter().collect();
+        Source { name: "pod", spec, limits: &self.limits, place, node: &self.node, nics }
     }
 
     fn refusal(&self, spec: Option<&Value>) -> String {
@@ -68,7 +71,7 @@ fn null() -> File {
 }
 
 /// An error and its causes, as a user sees them.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", chain(source)),
         None => error.to_string(),
@@ -403,21 +406,6 @@ fn local_machines() {
         run(kernel(), disk).unwrap_err(),
         "spec.template.spec.volumes[0].containerDisk: vireo run pulls no images; use hostDisk with a file of this machine"
     );
-}
-
-#[test]
-fn annotations() {
-    let oci = |annotations: Value| -> Spec {
-        serde_json::from_value(json!({"ociVersion": "1.1.0", "annotations": annotations})).unwrap()
-    };
-    assert!(annotated_spec(&oci(json!({}))).unwrap().is_none());
-    let spec = annotated_spec(&oci(json!({"vireo.dev/vmi": r#"{"domain": {"devices": {}}}"#}))).unwrap();
-    assert!(spec.is_some());
-    let refused = annotated_spec(&oci(json!({"vireo.dev/vmi": r#"{"domain": {"devices": {"sound": {}}}}"#})));
-    let expected = "annotation vireo.dev/vmi: spec.domain.devices.sound: not supported by vireo";
-    assert_eq!(chain(&refused.unwrap_err()), expected);
-    let malformed = chain(&annotated_spec(&oci(json!({"vireo.dev/vmi": "{"}))).unwrap_err());
-    assert!(malformed.starts_with("annotation vireo.dev/vmi: not valid JSON: EOF"), "{malformed}");
 }
 
 #[test]

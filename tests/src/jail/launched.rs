@@ -221,13 +221,7 @@ fn machine_with_everything() -> Result<(MachineConfig, Vec<OwnedFd>)> {
     disk.set_len(1 << 20)?;
     let taps = vireo_vmm::tap::open_tap(&format!("vjail{}", std::process::id() % 1_000_000), 1)?;
     let disk_config = DiskConfig::new("root", FdIndex(2));
-    let nic_config = NicConfig {
-        name: "default".into(),
-        taps: vec![FdIndex(3)],
-        link_up: true,
-        mac: [0x52, 0x54, 0, 1, 2, 3],
-        mtu: None,
-    };
+    let nic_config = NicConfig::new("default", vec![FdIndex(3)], [0x52, 0x54, 0, 1, 2, 3]);
     let machine = MachineConfig {
         vcpus: 2,
         cpu: CpuConfig::default(),

@@ -1,7 +1,8 @@
 //! Every scenario, in the order in which they run.
 
 use super::{
-    Scenario, boots, channels, churn, control, deaths, disks, endings, firmware, jail, network, refusals, run_command,
+    Scenario, boots, channels, churn, control, deaths, disks, endings, firmware, jail, limits, network, refusals,
+    run_command,
 };
 
 /// Every scenario.
@@ -15,6 +16,7 @@ pub fn all() -> Vec<Scenario> {
         control::SCENARIOS,
         deaths::SCENARIOS,
         disks::SCENARIOS,
+        limits::SCENARIOS,
         refusals::SCENARIOS,
         run_command::SCENARIOS,
         firmware::SCENARIOS,

@@ -22,6 +22,7 @@ mod disks;
 mod endings;
 mod firmware;
 mod jail;
+mod limits;
 mod network;
 mod refusals;
 mod run_command;

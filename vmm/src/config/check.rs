@@ -9,6 +9,7 @@ use super::cpu::CpuProblem;
 use super::disks::check_disks;
 use super::files::{self, FileProblem, Files};
 use super::identity::MAX_TEXT;
+use super::rates::{MAX_RATE, check_limit};
 use super::{
     BootConfig, BootDevice, BootPlan, FdIndex, FirmwareConfig, FirmwarePlan, FlashPlan, HugePageSize, KernelPlan,
     MachineConfig, MachinePlan, MemoryConfig, MemoryPlan, NicConfig, NicPlan, firmware,
@@ -138,6 +139,17 @@ pub enum Problem {
         logical: u32,
         /// Of physical blocks, bytes.
         physical: u32,
+    },
+    /// A rate out of range.
+    #[error("{0} is not between 1 and {MAX_RATE}; leave the limit out where there is none")]
+    Rate(u64),
+    /// A burst out of range.
+    #[error("{burst} is not between {least} and {MAX_RATE}; queues need what 2 ms let pass")]
+    Burst {
+        /// What was asked for.
+        burst: u64,
+        /// What 2 ms let pass.
+        least: u64,
     },
     /// An overlay over what nobody writes.
     #[error("is of no use to a read-only disk")]
@@ -317,7 +329,7 @@ fn check_taps(taps: Vec<FdIndex>, nic: usize, files: &mut Files) -> Result<Vec<F
 fn check_nics(nics: Vec<NicConfig>, files: &mut Files) -> Result<Vec<NicPlan>, ConfigError> {
     let mut plans: Vec<NicPlan> = Vec::with_capacity(nics.len());
     for (i, nic) in nics.into_iter().enumerate() {
-        let NicConfig { name, taps, link_up, mac, mtu } = nic;
+        let NicConfig { name, taps, link_up, mac, mtu, receive_limit, transmit_limit } = nic;
         check_name(&format!("nics[{i}].name"), &name)?;
         // The group bit of the first octet (IEEE 802-2014 §8.2.2).
         if mac == [0; 6] || mac[0] & 1 != 0 {
@@ -329,8 +341,10 @@ fn check_nics(nics: Vec<NicConfig>, files: &mut Files) -> Result<Vec<NicPlan>, C
         if let Some(mtu) = mtu.filter(|mtu| *mtu < MIN_MTU) {
             return Err(wrong(format!("nics[{i}].mtu"), Problem::Mtu(mtu)));
         }
+        check_limit(&format!("nics[{i}].receive_limit"), receive_limit)?;
+        check_limit(&format!("nics[{i}].transmit_limit"), transmit_limit)?;
         let taps = check_taps(taps, i, files)?;
-        plans.push(NicPlan { name, taps, link_up, mac, mtu });
+        plans.push(NicPlan { name, taps, link_up, mac, mtu, receive_limit, transmit_limit });
     }
     Ok(plans)
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::FdIndex;
 use super::check::{ConfigError, MAX_NAME, Problem, SERIAL_LEN, at, check_name, wrong};
 use super::files::{self, Files};
+use super::rates::{RateLimit, check_limit};
 
 /// A virtio-blk device on an image or block device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,8 @@ pub struct DiskConfig {
     pub block_size: BlockSize,
     /// What becomes of requests that fail.
     pub on_error: ErrorPolicy,
+    /// What all queues together may do.
+    pub limit: RateLimit,
 }
 
 impl DiskConfig {
@@ -51,6 +54,7 @@ impl DiskConfig {
             queues: 1,
             block_size: BlockSize::default(),
             on_error: ErrorPolicy::Report,
+            limit: RateLimit::default(),
         }
     }
 }
@@ -135,6 +139,8 @@ pub struct DiskPlan {
     pub block_size: BlockSize,
     /// What becomes of requests that fail.
     pub on_error: ErrorPolicy,
+    /// What all queues together may do, in bounds.
+    pub limit: RateLimit,
 }
 
 impl DiskPlan {
@@ -152,6 +158,7 @@ impl DiskPlan {
             queues: 1,
             block_size: BlockSize::default(),
             on_error: ErrorPolicy::Report,
+            limit: RateLimit::default(),
         }
     }
 }
@@ -161,7 +168,7 @@ pub(super) fn check_disks(disks: Vec<DiskConfig>, files: &mut Files) -> Result<V
     let mut seen = HashMap::new();
     for (i, disk) in disks.into_iter().enumerate() {
         let DiskConfig { name, image, format, overlay, readonly, shareable, serial, .. } = disk;
-        let DiskConfig { cache, queues, block_size, on_error, .. } = disk;
+        let DiskConfig { cache, queues, block_size, on_error, limit, .. } = disk;
         check_name(&format!("disks[{i}].name"), &name)?;
         let serial =
             serial.map(|s| check_serial(&s).map_err(|p| wrong(format!("disks[{i}].serial"), p))).transpose()?;
@@ -169,6 +176,7 @@ pub(super) fn check_disks(disks: Vec<DiskConfig>, files: &mut Files) -> Result<V
             return Err(wrong(format!("disks[{i}].queues"), Problem::Queues(queues)));
         }
         check_block_size(block_size).map_err(|problem| wrong(format!("disks[{i}].block_size"), problem))?;
+        check_limit(&format!("disks[{i}].limit"), limit)?;
         let path = format!("disks[{i}].image");
         let reads = readonly || overlay.is_some();
         let image = files.take(image).and_then(|f| files::disk(f, reads)).map_err(at(path.as_str()))?;
@@ -195,6 +203,7 @@ pub(super) fn check_disks(disks: Vec<DiskConfig>, files: &mut Files) -> Result<V
             queues,
             block_size,
             on_error,
+            limit,
         });
     }
     Ok(plans)

@@ -11,6 +11,7 @@ mod files;
 mod firmware;
 pub mod identity;
 pub mod plan;
+mod rates;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,7 @@ pub use disks::{BlockSize, CacheMode, DiskConfig, DiskPlan, ErrorPolicy, ImageFo
 pub use firmware::FirmwareProblem;
 pub use identity::{ChassisIdentity, IdentityConfig, SystemIdentity};
 pub use plan::{BootPlan, FirmwarePlan, FlashPlan, KernelPlan, MachinePlan, MemoryPlan, NicPlan};
+pub use rates::{MAX_RATE, Rate, RateLimit};
 
 /// The place of an open file among the descriptors sent with a config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -149,6 +151,18 @@ pub struct NicConfig {
     pub mac: [u8; 6],
     /// The MTU that the guest is told, bytes.
     pub mtu: Option<u16>,
+    /// What may reach the guest, packets and their bytes.
+    pub receive_limit: RateLimit,
+    /// What the guest may send.
+    pub transmit_limit: RateLimit,
+}
+
+impl NicConfig {
+    /// A card on these queues, with nothing special about it.
+    pub fn new(name: impl Into<String>, taps: Vec<FdIndex>, mac: [u8; 6]) -> Self {
+        let (receive_limit, transmit_limit) = (RateLimit::default(), RateLimit::default());
+        Self { name: name.into(), taps, link_up: true, mac, mtu: None, receive_limit, transmit_limit }
+    }
 }
 
 /// A virtio-vsock device. Its sockets come later, one by one, over the control socket.

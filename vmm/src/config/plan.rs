@@ -5,7 +5,7 @@
 
 use std::fs::File;
 
-use super::{BootDevice, ConsoleKind, CpuPlan, DiskPlan, HugePageSize, IdentityConfig};
+use super::{BootDevice, ConsoleKind, CpuPlan, DiskPlan, HugePageSize, IdentityConfig, RateLimit};
 
 /// The machine. See [`MachineConfig`](super::MachineConfig) for what each part means.
 #[derive(Debug)]
@@ -116,4 +116,8 @@ pub struct NicPlan {
     pub mac: [u8; 6],
     /// At least [`MIN_MTU`](super::check::MIN_MTU).
     pub mtu: Option<u16>,
+    /// What may reach the guest, in bounds.
+    pub receive_limit: RateLimit,
+    /// What the guest may send, in bounds.
+    pub transmit_limit: RateLimit,
 }

@@ -22,7 +22,7 @@ use crate::platform::serial::Serial;
 use crate::virtio::balloon::{Balloon, BalloonControl};
 use crate::virtio::block::{Block, Traits};
 use crate::virtio::console::{Backend, Console, Ports};
-use crate::virtio::net::{Link, Net};
+use crate::virtio::net::{Limiters, Link, Net};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::{Vsock, VsockControl};
 
@@ -173,6 +173,7 @@ fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result
             writeback: disk.cache != CacheMode::Writethrough,
             block_size: disk.block_size,
             on_error: disk.on_error,
+            limit: disk.limit,
         };
         disk_slots.push(pci.add_virtio(Box::new(Block::new(disk.name.clone(), image, traits)))?);
     }
@@ -181,8 +182,10 @@ fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result
         let taps = taps.map_err(host("nic", &nic.name, "dup of its tap"))?;
         let link = Link::new(nic.link_up);
         let card = Net::new(nic.name.clone(), taps, nic.mac, nic.mtu, link.clone());
+        let mut card = card.map_err(host("nic", &nic.name, "its tap"))?;
+        card.limit(Limiters::new(nic.receive_limit, nic.transmit_limit));
         links.push(link);
-        nic_slots.push(pci.add_virtio(Box::new(card.map_err(host("nic", &nic.name, "its tap"))?))?);
+        nic_slots.push(pci.add_virtio(Box::new(card))?);
     }
     if plan.rng {
         pci.add_virtio(Box::new(Rng::new()))?;

@@ -10,6 +10,7 @@ pub mod device;
 pub mod net;
 pub mod rng;
 pub mod served;
+pub mod throttle;
 pub mod transport;
 pub mod virtqueue;
 pub mod vsock;

@@ -183,9 +183,10 @@ impl Virtqueue {
     pub fn drain_until_later<'r>(
         &mut self,
         ram: &'r Ram,
+        room: impl Fn() -> bool,
         serve: impl FnMut(Chain<'r>) -> Result<Served, Broken>,
     ) -> Result<(), Broken> {
-        self.drain_with(ram, || true, serve)
+        self.drain_with(ram, room, serve)
     }
 
     fn drain_with<'r>(

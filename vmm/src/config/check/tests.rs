@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::{
-    BlockSize, ConsoleKind, CpuConfig, DiskConfig, FdIndex, HugePageSize, IdentityConfig, VsockConfig,
+    BlockSize, ConsoleKind, CpuConfig, DiskConfig, FdIndex, HugePageSize, IdentityConfig, Rate, RateLimit, VsockConfig,
 };
 
 /// A config that passes, and its files; needs a `/dev/kvm`.
@@ -91,7 +91,7 @@ fn error(change: impl FnOnce(&mut Good)) -> String {
 }
 
 fn nic(mac: [u8; 6]) -> NicConfig {
-    NicConfig { name: "default".into(), taps: vec![FdIndex(5)], link_up: true, mac, mtu: None }
+    NicConfig::new("default", vec![FdIndex(5)], mac)
 }
 
 #[test]
@@ -347,6 +347,33 @@ fn kvm_is_the_kvm_device() {
     assert_eq!(error(|g| g.replace(KVM, read_write().open("/dev/null").unwrap())), kind("another character device"));
     assert_eq!(error(|g| g.replace(KVM, g.open("seed", &read_write()))), kind("a regular file"));
     assert_eq!(error(|g| g.replace(KVM, File::open("/dev/kvm").unwrap())), "kvm: is not open for writing");
+}
+
+#[test]
+fn limits_are_checked() {
+    let rate = |per_second, burst| Some(Rate { per_second, burst });
+    let disk = |bytes, operations| error(|g| g.config.disks[1].limit = RateLimit { bytes, operations });
+    let most = 1_u64 << 48;
+    let range = format!("is not between 1 and {most}; leave the limit out where there is none");
+    assert_eq!(disk(rate(0, 1), None), format!("disks[1].limit.bytes.per_second: 0 {range}"));
+    assert_eq!(disk(None, rate(most + 1, 1)), format!("disks[1].limit.operations.per_second: {} {range}", most + 1));
+    let burst = |least| format!("is not between {least} and {most}; queues need what 2 ms let pass");
+    assert_eq!(disk(None, rate(5, 0)), format!("disks[1].limit.operations.burst: 0 {}", burst(1)));
+    assert_eq!(disk(rate(1000, 1), None), format!("disks[1].limit.bytes.burst: 1 {}", burst(2)));
+    assert_eq!(disk(rate(1, most + 1), None), format!("disks[1].limit.bytes.burst: {} {}", most + 1, burst(1)));
+    let card = |change: fn(&mut NicConfig, RateLimit)| {
+        let mut nic = nic([0x52, 0x54, 0, 1, 2, 3]);
+        change(&mut nic, RateLimit { bytes: rate(0, 0), operations: None });
+        error(|g| g.config.nics.push(nic))
+    };
+    assert_eq!(
+        card(|nic, limit| nic.receive_limit = limit),
+        format!("nics[0].receive_limit.bytes.per_second: 0 {range}")
+    );
+    assert_eq!(
+        card(|nic, limit| nic.transmit_limit = limit),
+        format!("nics[0].transmit_limit.bytes.per_second: 0 {range}")
+    );
 }
 
 #[test]

@@ -9,9 +9,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::request::{MAX_RANGES, Serial};
 use super::worker::{Disk, QueueWorker};
-use crate::config::{BlockSize, ErrorPolicy};
+use crate::config::{BlockSize, ErrorPolicy, RateLimit};
 use crate::disk::{Image, SECTOR};
+use crate::rate_limiter::RateLimiter;
 use crate::virtio::device::{ActivateError, Activation, DeviceId, VirtioDevice, read_bytes};
+use crate::virtio::throttle::Throttle;
 use crate::virtio::virtqueue::{KICKED, Virtqueue};
 use crate::worker::Worker;
 
@@ -41,12 +43,15 @@ pub struct Traits {
     pub block_size: BlockSize,
     /// What becomes of requests that fail.
     pub on_error: ErrorPolicy,
+    /// What all queues together may do.
+    pub limit: RateLimit,
 }
 
 impl Default for Traits {
     fn default() -> Self {
         let (block_size, on_error) = (BlockSize::default(), ErrorPolicy::Report);
-        Self { serial: Serial::default(), queues: 1, writeback: true, block_size, on_error }
+        let limit = RateLimit::default();
+        Self { serial: Serial::default(), queues: 1, writeback: true, block_size, on_error, limit }
     }
 }
 
@@ -58,6 +63,7 @@ pub struct Block {
     queue_sizes: Vec<u16>,
     /// What `writeback` is when the device comes out of a reset.
     writeback: bool,
+    limiter: Option<Arc<RateLimiter>>,
     workers: Vec<Worker>,
     kicks: Vec<EventFd>,
 }
@@ -65,12 +71,13 @@ pub struct Block {
 impl Block {
     /// A disk on `image`; `name` is for messages and thread names.
     pub fn new(name: String, image: Arc<dyn Image>, traits: Traits) -> Self {
-        let Traits { serial, queues, writeback, block_size, on_error } = traits;
+        let Traits { serial, queues, writeback, block_size, on_error, limit } = traits;
         let config = configuration(&*image, queues, block_size);
         let (cached, held) = (AtomicBool::new(writeback), AtomicBool::new(false));
         let disk = Arc::new(Disk { name, image, serial, on_error, writeback: cached, held });
         let queue_sizes = vec![QUEUE_SIZE; usize::from(queues)];
-        Self { disk, config, queue_sizes, writeback, workers: Vec::new(), kicks: Vec::new() }
+        let limiter = RateLimiter::new(limit).map(Arc::new);
+        Self { disk, config, queue_sizes, writeback, limiter, workers: Vec::new(), kicks: Vec::new() }
     }
 }
 
@@ -141,9 +148,13 @@ impl VirtioDevice for Block {
             let host = |what| move |source| ActivateError::Host { what, source };
             self.kicks.push(queue.kick().try_clone().map_err(host("dup of a block queue's kick"))?);
             let kick = queue.kick().as_raw_fd();
-            let mut worker = QueueWorker::new(ram.clone(), queue, Arc::clone(&self.disk), flushes, pauses.clone());
-            let thread =
-                Worker::spawn(&name, move |events| events.add(kick, KICKED, move |_, _| worker.kicked()).map(|_| ()));
+            let throttle = Throttle::new(self.limiter.as_ref(), queue.kick());
+            let throttle = throttle.map_err(host("dup of a block queue's kick"))?;
+            let disk = Arc::clone(&self.disk);
+            let mut worker = QueueWorker::new(ram.clone(), queue, disk, flushes, throttle, pauses.clone());
+            let thread = Worker::spawn(&name, move |events| {
+                events.add(kick, KICKED, move |events, _| worker.kicked(events)).map(|_| ())
+            });
             self.workers.push(thread.map_err(host("block queue thread"))?);
         }
         Ok(())

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use super::{Block, Traits};
-use crate::config::{BlockSize, ErrorPolicy};
+use crate::config::{BlockSize, ErrorPolicy, Rate, RateLimit};
 use crate::disk::Image;
 use crate::disk::ring::{self, Ring};
 use crate::memory::guest_buffers::GuestBuffers;
@@ -227,4 +228,53 @@ fn configuration_tells_the_blocks() {
     // blk_size, physical_block_exp, alignment_offset, min_io_size, opt_io_size.
     assert_eq!(data, [0, 0x10, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0]);
     assert_ne!(stage.block.features() & 1 << 10, 0, "VIRTIO_BLK_F_TOPOLOGY");
+}
+
+/// Puts four writes into each of two queues and returns how long they took.
+fn eight_writes(limit: RateLimit) -> Duration {
+    let start = Instant::now();
+    let mut stage = Stage::new(Traits { queues: 2, limit, ..Traits::default() }, FLUSH);
+    for queue in [0, 1] {
+        (0..4).for_each(|_| stage.offer(queue));
+    }
+    for queue in [0, 1].into_iter().cycle().take(8) {
+        stage.queues[queue].wait_used();
+    }
+    assert_eq!(stage.image.writes.load(Ordering::SeqCst), 8);
+    start.elapsed()
+}
+
+#[test]
+fn over_its_limit_a_disk_is_slow_and_loses_nothing() {
+    let operations = Some(Rate { per_second: 50, burst: 1 });
+    let bytes = Some(Rate { per_second: 50 * 512, burst: 52 });
+    for prepared in [false, true] {
+        if prepared && !ring::prepare(2) {
+            return;
+        }
+        // Seven wait 20 ms each, whichever queue they are in, less what the first finds in the bucket.
+        assert!(eight_writes(RateLimit { operations, bytes: None }) >= Duration::from_millis(138));
+        assert!(eight_writes(RateLimit { operations: None, bytes }) >= Duration::from_millis(138));
+    }
+}
+
+#[test]
+fn a_throttled_disk_pauses_and_resets_at_once() {
+    for prepared in [false, true] {
+        if prepared && !ring::prepare(1) {
+            return;
+        }
+        // The first write is larger than the burst, and pays for eight minutes.
+        let limit = RateLimit { bytes: Some(Rate { per_second: 1, burst: 1 }), operations: None };
+        let mut stage = Stage::new(Traits { limit, ..Traits::default() }, FLUSH);
+        (0..3).for_each(|_| stage.offer(0));
+        stage.queues[0].wait_used();
+        stage.block.pause();
+        stage.block.resume();
+        stage.offer(0);
+        stage.block.pause();
+        stage.block.reset();
+        assert_eq!(stage.queues[0].take_used(), None);
+        assert_eq!(stage.image.writes.load(Ordering::SeqCst), 1);
+    }
 }

@@ -79,7 +79,7 @@ impl Ringed {
             queue.disable_kicks(ram)?;
             self.pump(ram, queue, requests, &mut left)?;
             queue.signal(ram)?;
-            if requests.is_held() {
+            if requests.is_held() || requests.throttle.is_closed() {
                 return Ok(());
             }
             if left == 0 {
@@ -95,7 +95,7 @@ impl Ringed {
     /// Takes requests and answers them until there are none.
     fn pump(&mut self, ram: &Ram, queue: &mut Virtqueue, requests: &Requests, left: &mut u32) -> Result<(), Broken> {
         loop {
-            while *left > 0 && !requests.is_held() {
+            while *left > 0 && !requests.is_held() && requests.throttle.is_open() {
                 let Some(index) = self.free.last().copied() else { break };
                 let Some(chain) = queue.pop(ram)? else { break };
                 *left -= 1;
@@ -104,6 +104,7 @@ impl Ringed {
                 let Parsed { request, status, writable } =
                     request::parse(ram, chain, &mut slot.buffers, requests.limits)?;
                 (slot.status, slot.writable, slot.syncing) = (status, writable, false);
+                requests.count(&request, &slot.buffers);
                 match request {
                     Err(refused) => finish(ram, queue, slot, refused, 0)?,
                     Ok(request) => {

@@ -11,9 +11,11 @@ use super::ringed::Ringed;
 use crate::config::ErrorPolicy;
 use crate::disk::Image;
 use crate::disk::ring::Ring;
+use crate::event_loop::EventLoop;
 use crate::memory::GuestRam;
 use crate::memory::guest_buffers::GuestBuffers;
 use crate::pausing::{PauseReason, PauseRequests};
+use crate::virtio::throttle::Throttle;
 use crate::virtio::virtqueue::{Broken, Chain, Ram, Served, Virtqueue};
 
 /// What the queues of a disk share.
@@ -52,29 +54,40 @@ pub struct Requests {
     pub limits: Limits,
     /// The driver flushes what has to be durable (VIRTIO_BLK_F_FLUSH).
     flushes: bool,
+    pub throttle: Throttle,
     pauses: PauseRequests,
 }
 
 impl QueueWorker {
     /// `flushes`: the driver has agreed to VIRTIO_BLK_F_FLUSH.
-    pub fn new(ram: GuestRam, queue: Virtqueue, disk: Arc<Disk>, flushes: bool, pauses: PauseRequests) -> Self {
+    pub fn new(
+        ram: GuestRam,
+        queue: Virtqueue,
+        disk: Arc<Disk>,
+        flushes: bool,
+        throttle: Throttle,
+        pauses: PauseRequests,
+    ) -> Self {
         let limits = Limits { size: disk.image.size(), readonly: disk.image.readonly() };
         let buffers = GuestBuffers::new(ram.clone());
         let ring = if disk.image.in_place(&buffers).is_some() { Ring::take() } else { None };
         let ringed = ring.map(|ring| Ringed::new(ring, &ram));
-        Self { ram, queue, requests: Requests { disk, limits, flushes, pauses }, buffers, ringed, broken: false }
+        let requests = Requests { disk, limits, flushes, throttle, pauses };
+        Self { ram, queue, requests, buffers, ringed, broken: false }
     }
 
     /// Serves what the driver has queued.
-    pub fn kicked(&mut self) {
+    pub fn kicked(&mut self, events: &mut EventLoop) {
         if self.broken || self.requests.is_held() {
             return;
         }
         let (ram, requests, buffers) = (&*self.ram, &self.requests, &mut self.buffers);
+        let room = || requests.throttle.is_open();
         let served = match &mut self.ringed {
             Some(ringed) => ringed.serve(ram, &mut self.queue, requests),
-            None => self.queue.drain_until_later(ram, |chain| requests.serve(ram, chain, buffers)),
+            None => self.queue.drain_until_later(ram, room, |chain| requests.serve(ram, chain, buffers)),
         };
+        requests.throttle.rest(events);
         if served.is_err() {
             self.broken = true;
             self.queue.fail();
@@ -86,6 +99,7 @@ impl Requests {
     /// Does one request and returns the bytes written to its buffers, or puts it off.
     fn serve(&self, ram: &Ram, chain: Chain<'_>, buffers: &mut GuestBuffers) -> Result<Served, Broken> {
         let Parsed { request, status, writable } = request::parse(ram, chain, buffers, self.limits)?;
+        self.count(&request, buffers);
         let (code, written) = match request.as_ref().map(|request| self.perform(request, buffers)) {
             Ok(Ok(())) => (Status::Ok, writable),
             Ok(Err(error)) => match self.judge(&error) {
@@ -100,6 +114,15 @@ impl Requests {
         };
         ram.write_obj(code as u8, status).map_err(|_| Broken::Request("its status lies outside of RAM"))?;
         Ok(Served::Now(written.saturating_add(1)))
+    }
+
+    /// Takes what a request costs from the disk's limit. Data is what is moved, and what has to become zeroes.
+    pub fn count(&self, request: &Result<Request, Status>, buffers: &GuestBuffers) {
+        self.throttle.take(match request {
+            Ok(Request::Read(_) | Request::Write(_)) => buffers.len() as u64,
+            Ok(Request::WriteZeroes(ranges)) => ranges.iter().map(|range| range.len).sum(),
+            _ => 0,
+        });
     }
 
     pub fn perform(&self, request: &Request, buffers: &mut GuestBuffers) -> io::Result<()> {

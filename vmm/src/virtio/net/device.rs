@@ -12,6 +12,8 @@ use super::pairs::{Common, Pairs};
 use super::receive::Mode;
 use super::tap::Tap;
 use super::{ETHERNET, HEADER, MAX_PACKET};
+use crate::config::RateLimit;
+use crate::rate_limiter::RateLimiter;
 use crate::virtio::device::{ActivateError, Activation, DeviceId, VirtioDevice, read_bytes};
 use crate::virtio::served::Served;
 use crate::virtio::virtqueue::Virtqueue;
@@ -28,6 +30,23 @@ const STATUS: usize = 6;
 const SWITCHABLE: [u32; 4] =
     [vn::VIRTIO_NET_F_GUEST_CSUM, vn::VIRTIO_NET_F_GUEST_TSO4, vn::VIRTIO_NET_F_GUEST_TSO6, vn::VIRTIO_NET_F_GUEST_ECN];
 
+/// What a card may do, all its queues together.
+#[derive(Debug, Clone, Default)]
+pub struct Limiters {
+    /// Towards the guest.
+    pub receive: Option<Arc<RateLimiter>>,
+    /// From the guest.
+    pub transmit: Option<Arc<RateLimiter>>,
+}
+
+impl Limiters {
+    /// A limiter each way, where there is a limit.
+    pub fn new(receive: RateLimit, transmit: RateLimit) -> Self {
+        let limiter = |limit| RateLimiter::new(limit).map(Arc::new);
+        Self { receive: limiter(receive), transmit: limiter(transmit) }
+    }
+}
+
 /// A network card. See the module.
 #[derive(Debug)]
 pub struct Net {
@@ -36,6 +55,7 @@ pub struct Net {
     taps: Vec<Arc<Tap>>,
     mtu: Option<u16>,
     link: Link,
+    limiters: Limiters,
     config: [u8; CONFIG_SIZE],
     queue_sizes: Vec<u16>,
     active: Option<Active>,
@@ -62,6 +82,11 @@ impl Net {
         Ok(Self::on(name, taps, mac, mtu, link))
     }
 
+    /// Bounds what passes from now on.
+    pub fn limit(&mut self, limiters: Limiters) {
+        self.limiters = limiters;
+    }
+
     pub(super) fn on(name: String, taps: Vec<Tap>, mac: [u8; 6], mtu: Option<u16>, link: Link) -> Self {
         let pairs = u16::try_from(taps.len()).unwrap_or(u16::MAX);
         let mut config = [0; CONFIG_SIZE];
@@ -70,7 +95,16 @@ impl Net {
         config[10..].copy_from_slice(&mtu.unwrap_or(0).to_le_bytes());
         let mut queue_sizes = vec![QUEUE_SIZE; 2 * taps.len()];
         queue_sizes.push(CONTROL_SIZE);
-        Self { name, taps: taps.into_iter().map(Arc::new).collect(), mtu, link, config, queue_sizes, active: None }
+        Self {
+            name,
+            taps: taps.into_iter().map(Arc::new).collect(),
+            mtu,
+            link,
+            limiters: Limiters::default(),
+            config,
+            queue_sizes,
+            active: None,
+        }
     }
 
     fn mode(&self, features: u64) -> Mode {
@@ -96,8 +130,8 @@ impl Net {
         let both = |pair: usize| Some([take(2 * pair)?, take(2 * pair + 1)?]);
         let pairs: Vec<_> = (0..most).map(both).collect();
         let control = take(2 * most).filter(|_| features & 1 << vn::VIRTIO_NET_F_CTRL_VQ != 0);
-        let common =
-            Common { name: self.name.clone(), ram: ram.clone(), mode: self.mode(features), link: self.link.clone() };
+        let (name, mode, link) = (self.name.clone(), self.mode(features), self.link.clone());
+        let common = Common { name, ram: ram.clone(), mode, link, limiters: self.limiters.clone() };
         let mut pairs = Pairs::new(common, self.taps.clone(), pairs);
         pairs.serve(1)?;
         let pairs = Arc::new(Mutex::new(pairs));

@@ -15,7 +15,7 @@ mod transmit;
 #[cfg(test)]
 mod tests;
 
-pub use device::Net;
+pub use device::{Limiters, Net};
 pub use link::Link;
 
 /// Bytes of `struct virtio_net_hdr_v1`, in front of each packet (virtio 1.3 §5.1.6).

@@ -6,6 +6,7 @@
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use super::device::Limiters;
 use super::link::Link;
 use super::receive::{Mode, Receive};
 use super::tap::Tap;
@@ -13,6 +14,7 @@ use super::transmit::Transmit;
 use crate::event_loop::EventLoop;
 use crate::memory::GuestRam;
 use crate::virtio::device::ActivateError;
+use crate::virtio::throttle::Throttle;
 use crate::virtio::virtqueue::{KICKED, Virtqueue};
 use crate::worker::Worker;
 
@@ -24,6 +26,7 @@ pub struct Common {
     pub ram: GuestRam,
     pub mode: Mode,
     pub link: Link,
+    pub limiters: Limiters,
 }
 
 /// The pairs of an active card. Dropped, their threads have ended.
@@ -73,14 +76,17 @@ impl Pairs {
             return Err(ActivateError::MissingQueue(u16::try_from(2 * index).unwrap_or(u16::MAX)));
         };
         let host = |source| ActivateError::Host { what: "network queue thread", source };
-        let Common { name, ram, mode, link } = &self.common;
+        let Common { name, ram, mode, link, limiters } = &self.common;
         let tap = &self.taps[index];
-        let receive = Receive::new(Arc::clone(ram), receive, Arc::clone(tap), *mode, link.clone());
+        let throttle = Throttle::new(limiters.receive.as_ref(), receive.kick()).map_err(host)?;
+        let receive = Receive::new(Arc::clone(ram), receive, Arc::clone(tap), *mode, link.clone(), throttle);
         let receive = Worker::spawn(&format!("rx{index} {name}"), |events| receive.register(events)).map_err(host)?;
         let kick = transmit.kick().as_raw_fd();
-        let mut transmit = Transmit::new(Arc::clone(ram), transmit, Arc::clone(tap), link.clone());
-        let register =
-            move |events: &mut EventLoop| events.add(kick, KICKED, move |_, _| transmit.kicked()).map(|_| ());
+        let throttle = Throttle::new(limiters.transmit.as_ref(), transmit.kick()).map_err(host)?;
+        let mut transmit = Transmit::new(Arc::clone(ram), transmit, Arc::clone(tap), link.clone(), throttle);
+        let register = move |events: &mut EventLoop| {
+            events.add(kick, KICKED, move |events, _| transmit.kicked(events)).map(|_| ())
+        };
         let transmit = Worker::spawn(&format!("tx{index} {name}"), register).map_err(host)?;
         self.started.push([receive, transmit]);
         Ok(())

@@ -2,7 +2,8 @@
 //!
 //! Buffers are gathered until the largest possible packet fits, then a packet is read straight into them. With mergeable
 //! buffers (virtio 1.3 §5.1.6.4) a packet takes as many chains as it needs and the rest stay for the next one; without,
-//! each packet has a chain to itself. While the driver has too few buffers out, the tap isn't watched.
+//! each packet has a chain to itself. While the driver has too few buffers out, or the card is over its limit, the tap isn't watched:
+//! packets wait there as far as it has room, and are lost beyond, as on any wire.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,6 +18,7 @@ use super::{HEADER, request};
 use crate::event_loop::{EventLoop, Token};
 use crate::memory::GuestRam;
 use crate::memory::guest_buffers::{GuestBuffers, MAX_SEGMENTS};
+use crate::virtio::throttle::Throttle;
 use crate::virtio::virtqueue::{Broken, KICKED, Virtqueue};
 
 /// Packets taken from the tap before other events get their turn.
@@ -41,6 +43,7 @@ pub struct Receive {
     tap: Arc<Tap>,
     mode: Mode,
     link: Link,
+    throttle: Throttle,
     /// Room of the chains in `gathered`, in order.
     buffers: GuestBuffers,
     gathered: VecDeque<Gathered>,
@@ -52,7 +55,7 @@ pub struct Receive {
 enum Watch {
     /// Waiting for packets.
     On(Token),
-    /// Waiting for buffers.
+    /// Waiting for buffers, or for time to pass.
     Off(Token),
     /// No more: the tap is gone or the queue is broken.
     Gone,
@@ -66,9 +69,9 @@ struct Gathered {
 }
 
 impl Receive {
-    pub fn new(ram: GuestRam, queue: Virtqueue, tap: Arc<Tap>, mode: Mode, link: Link) -> Self {
+    pub fn new(ram: GuestRam, queue: Virtqueue, tap: Arc<Tap>, mode: Mode, link: Link, throttle: Throttle) -> Self {
         let buffers = GuestBuffers::new(Arc::clone(&ram));
-        Self { ram, queue, tap, mode, link, buffers, gathered: VecDeque::new(), watch: Watch::Gone }
+        Self { ram, queue, tap, mode, link, throttle, buffers, gathered: VecDeque::new(), watch: Watch::Gone }
     }
 
     /// Has `events` call it for packets and kicks.
@@ -99,12 +102,13 @@ impl Receive {
         let (Watch::On(token) | Watch::Off(token)) = self.watch else { return };
         let gone = ready.intersects(EventSet::ERROR | EventSet::HANG_UP);
         let received = self.receive();
+        self.throttle.rest(events);
         if received.is_err() {
             self.queue.fail();
         }
         match received {
             Ok(Next::Packets) if !gone => {}
-            Ok(Next::Buffers) if !gone && events.modify(token, EventSet::empty()).is_ok() => {
+            Ok(Next::Wait) if !gone && events.modify(token, EventSet::empty()).is_ok() => {
                 self.watch = Watch::Off(token);
             }
             _ => {
@@ -114,12 +118,12 @@ impl Receive {
         }
     }
 
-    /// Moves packets until the tap or the driver has no more.
+    /// Moves packets until the tap or the driver has no more, or no more may come.
     fn receive(&mut self) -> Result<Next, Broken> {
         let mut next = Next::Packets;
         for _ in 0..BUDGET {
-            if !self.gather()? {
-                next = Next::Buffers;
+            if !self.throttle.is_open() || !self.gather()? {
+                next = Next::Wait;
                 break;
             }
             match self.buffers.read(self.tap.as_fd()) {
@@ -127,7 +131,10 @@ impl Receive {
                 Ok(len) if len < HEADER => break,
                 // Lost; the buffers serve the next one.
                 Ok(_) if !self.link.is_up() => {}
-                Ok(len) => self.deliver(len)?,
+                Ok(len) => {
+                    self.throttle.take((len - HEADER) as u64);
+                    self.deliver(len)?;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
@@ -193,7 +200,8 @@ impl Receive {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Packets,
-    Buffers,
+    /// A kick: of a driver with more buffers, or when more may come.
+    Wait,
     /// The tap answers with errors.
     Nothing,
 }

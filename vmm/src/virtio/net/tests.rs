@@ -3,14 +3,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use proptest::prelude::*;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::tap::Tap;
-use super::{HEADER, Link, MAX_PACKET, Net, request};
+use super::{HEADER, Limiters, Link, MAX_PACKET, Net, request};
+use crate::config::{Rate, RateLimit};
 use crate::memory::guest_buffers::GuestBuffers;
 use crate::virtio::device::{ActivateError, VirtioDevice};
 use crate::virtio::testing::{DATA, DriverQueue, EventThread, Part, Told, activation, ram, wait};
@@ -32,6 +34,10 @@ struct Rig {
 
 impl Rig {
     fn start(features: u64) -> Self {
+        Self::limited(features, Limiters::default())
+    }
+
+    fn limited(features: u64, limiters: Limiters) -> Self {
         let events = EventThread::start();
         let (wire, tap) = UnixDatagram::pair().unwrap();
         tap.set_nonblocking(true).unwrap();
@@ -39,6 +45,7 @@ impl Rig {
         let link = Link::new(true);
         let mut net =
             Net::on("test".into(), vec![Tap::socket(File::from(OwnedFd::from(tap)))], MAC, Some(1500), link.clone());
+        net.limit(limiters);
         let (ram, told) = (ram(), Arc::new(Told::default()));
         let (receive, transmit) = (DriverQueue::new(&ram, 0x1000, 64), DriverQueue::new(&ram, 0x5000, 64));
         net.start(activation(&[&receive, &transmit], features, &told, &events.handle)).unwrap();
@@ -213,6 +220,52 @@ fn a_pulled_cable_loses_packets_both_ways() {
         len = rig.receive.wait_used().1;
     }
     assert_eq!((len, rig.receive.read(DATA, 300)), (300, numbered(packet, 1)));
+}
+
+/// Processor time that this process has used.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap().into()
+}
+
+#[test]
+fn over_its_limit_a_card_sends_late_and_sleeps_meanwhile() {
+    let limit = RateLimit { operations: Some(Rate { per_second: 20, burst: 1 }), bytes: None };
+    let mut rig = Rig::limited(0, Limiters::new(RateLimit::default(), limit));
+    let (start, cpu) = (Instant::now(), cpu_time());
+    (0..5).for_each(|_| _ = rig.transmit.add(&[Part::Out(DATA, 100)]));
+    rig.transmit.kick();
+    for _ in 0..5 {
+        assert_eq!(rig.wire.recv(&mut [0; 2048]).unwrap(), 100);
+    }
+    assert!(start.elapsed() >= Duration::from_millis(200));
+    assert!(cpu_time() < cpu + Duration::from_millis(100));
+    // What comes in isn't touched by it.
+    rig.receive.add(&[Part::In(DATA, 2000)]);
+    rig.receive.kick();
+    rig.send(100);
+    assert_eq!(rig.receive.wait_used(), (0, 100));
+}
+
+#[test]
+fn over_its_limit_a_card_receives_late() {
+    // 88 bytes without their headers: the first finds its burst, the second the token that it needs, the others wait.
+    let limit = RateLimit { bytes: Some(Rate { per_second: 88 * 20, burst: 88 }), operations: None };
+    let mut rig = Rig::limited(0, Limiters::new(limit, RateLimit::default()));
+    let start = Instant::now();
+    (0..5).for_each(|i| _ = rig.receive.add(&[Part::In(DATA + i * 0x1000, 2000)]));
+    rig.receive.kick();
+    (0..5).for_each(|_| _ = rig.send(100));
+    for i in 0..4 {
+        assert_eq!(rig.receive.wait_used(), (i, 100));
+    }
+    // More buffers and a pause change nothing.
+    rig.receive.kick();
+    rig.net.pause();
+    rig.net.resume();
+    rig.receive.kick();
+    assert_eq!(rig.receive.wait_used(), (4, 100));
+    assert!(start.elapsed() >= Duration::from_millis(150));
+    rig.net.reset();
 }
 
 #[test]
