@@ -204,7 +204,7 @@ else
 $begin
 [plugins."$plugin".containerd.runtimes.vireo]
   runtime_type = "io.containerd.vireo.v2"
-  pod_annotations = ["vireo.dev/*"]
+  pod_annotations = ["vireo.dev/*", "k8s.v1.cni.cncf.io/*", "sidecar.istio.io/*"]
   privileged_without_host_devices = true
 $end
 BLOCK

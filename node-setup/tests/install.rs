@@ -11,7 +11,7 @@ const BLOCK: &str = "
 # BEGIN vireo (install.sh writes and removes these lines)
 [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.vireo]
   runtime_type = \"io.containerd.vireo.v2\"
-  pod_annotations = [\"vireo.dev/*\"]
+  pod_annotations = [\"vireo.dev/*\", \"k8s.v1.cni.cncf.io/*\", \"sidecar.istio.io/*\"]
   privileged_without_host_devices = true
 # END vireo
 ";

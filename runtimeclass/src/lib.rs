@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cidr;
 pub mod kubevirt;
 pub mod parse;
 pub mod pod;
@@ -14,6 +15,7 @@ pub mod rate_limits;
 mod schema;
 pub mod validate;
 
+pub use cidr::Cidr;
 pub use parse::{ParseError, parse_virtual_machine, parse_vmi};
 pub use quantity::Quantity;
 pub use rate_limits::{RateLimits, parse_rate_limits};

@@ -35,6 +35,9 @@ pub struct NodeConfig {
     /// Let firmware's messages go to the VMM's log.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub firmware_log: bool,
+    /// Let guests send with any hardware and IP address.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_spoofing: bool,
     /// The VMM, where it doesn't lie beside the shim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmm: Option<PathBuf>,

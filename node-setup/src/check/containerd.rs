@@ -70,7 +70,7 @@ version = 2
   runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.vireo]
   runtime_type = "io.containerd.vireo.v2"
-  pod_annotations = ["vireo.dev/*"]
+  pod_annotations = ["vireo.dev/*", "k8s.v1.cni.cncf.io/*", "sidecar.istio.io/*"]
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.vireo.options]
 "#;
 

@@ -19,7 +19,7 @@ use crate::Quantity;
 use crate::kubevirt::v1::{DomainSpec, VirtualMachine, VirtualMachineInstanceSpec};
 
 pub use identity::parse_uuid;
-pub use networks::parse_mac;
+pub use networks::{GATEWAY_MAC, parse_mac};
 
 /// More vCPUs than this no machine of Vireo has: APIC ids have 8 bits, and 255 is the broadcast.
 pub const MAX_VCPUS: u64 = 254;

@@ -1,7 +1,10 @@
 //! Rules on interfaces and networks.
 
 use super::Rules;
-use crate::kubevirt::v1::{Interface, VirtualMachineInstanceSpec};
+use crate::kubevirt::v1::{DEFAULT_CIDR, DEFAULT_IPV6_CIDR, Interface, Network, VirtualMachineInstanceSpec};
+
+/// The hardware address of a guest's gateway, as KubeVirt has it: no guest's.
+pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
 
 pub(super) fn check(spec: &VirtualMachineInstanceSpec, rules: &mut Rules<'_>) {
     let (interfaces, networks) = (spec.interfaces(), spec.networks());
@@ -10,28 +13,79 @@ pub(super) fn check(spec: &VirtualMachineInstanceSpec, rules: &mut Rules<'_>) {
         if !networks.iter().any(|network| network.name == interface.name) {
             rules.refuse(format_args!("{at}.name"), format!("no network is named {:?}", interface.name));
         }
-        if interface.masquerade.is_none() {
-            rules.refuse(&at, "has no binding; masquerade is supported");
-        }
         check_interface(interface, &at, rules);
     }
     for (index, network) in networks.iter().enumerate() {
-        if network.pod.is_none() {
-            rules.refuse(format_args!("networks[{index}]"), "has no source; pod is supported");
+        check_network(network, index, rules);
+        let bound: Vec<_> = interfaces.iter().filter(|interface| interface.name == network.name).collect();
+        match bound.len() {
+            0 => {
+                let what = format!("no interface is named {:?}", network.name);
+                rules.refuse(format_args!("networks[{index}].name"), what);
+            }
+            1 => {}
+            _ => rules.refuse(format_args!("networks[{index}]"), "has several interfaces; one is supported"),
         }
-        if !interfaces.iter().any(|interface| interface.name == network.name) {
-            rules.refuse(format_args!("networks[{index}].name"), format!("no interface is named {:?}", network.name));
+        if networks[..index].iter().any(|other| other.name == network.name) {
+            rules.refuse(format_args!("networks[{index}].name"), format!("{:?} is there twice", network.name));
+        }
+        if bound.iter().any(|interface| interface.masquerade.is_some()) && !network.is_pods_own() {
+            let what = "is bound by masquerade, which only the pod's own network is; bridge is supported";
+            rules.refuse(format_args!("networks[{index}]"), what);
         }
     }
-    if interfaces.len() > 1 {
-        rules.refuse("domain.devices.interfaces[1]", "not supported by vireo; a pod network gives one interface");
+    if let Some(index) = networks.iter().skip(1).position(Network::is_pods_own)
+        && networks[..=index].iter().any(Network::is_pods_own)
+    {
+        rules.refuse(format_args!("networks[{}]", index + 1), "is a second pod network; a pod has one");
     }
-    if networks.len() > 1 {
-        rules.refuse("networks[1]", "not supported by vireo; there is one pod network");
+    for (index, interface) in interfaces.iter().enumerate() {
+        let Some(mac) = interface.mac_address.as_deref().and_then(parse_mac) else { continue };
+        let same = |other: &Interface| other.mac_address.as_deref().and_then(parse_mac) == Some(mac);
+        if let Some(other) = interfaces[..index].iter().position(same) {
+            let what = format!("is the address of domain.devices.interfaces[{other}] already");
+            rules.refuse(format_args!("domain.devices.interfaces[{index}].macAddress"), what);
+        }
+    }
+}
+
+fn check_network(network: &Network, index: usize, rules: &mut Rules<'_>) {
+    let at = format!("networks[{index}]");
+    match (&network.pod, &network.multus) {
+        (None, None) => rules.refuse(&at, "has no source; pod and multus are supported"),
+        (Some(_), Some(_)) => rules.refuse(&at, "has two sources, pod and multus; name one of them"),
+        (Some(pod), None) => {
+            if pod.ipv4().is_none_or(|cidr| cidr.prefix_len > 30) {
+                let text = pod.vm_network_cidr.as_deref().unwrap_or_default();
+                let what = format!("{text:?} is no IPv4 network with room for a guest, such as {DEFAULT_CIDR}");
+                rules.refuse(format_args!("{at}.pod.vmNetworkCIDR"), what);
+            }
+            if pod.ipv6().is_none_or(|cidr| cidr.prefix_len > 126) {
+                let text = pod.vm_ipv6_network_cidr.as_deref().unwrap_or_default();
+                let what = format!("{text:?} is no IPv6 network with room for a guest, such as {DEFAULT_IPV6_CIDR}");
+                rules.refuse(format_args!("{at}.pod.vmIPv6NetworkCIDR"), what);
+            }
+        }
+        (None, Some(multus)) => {
+            let mut parts = multus.network_name.split('/');
+            if parts.clone().count() > 2 || parts.any(str::is_empty) {
+                let what = format!("{:?} is neither name nor namespace/name", multus.network_name);
+                rules.refuse(format_args!("{at}.multus.networkName"), what);
+            }
+        }
     }
 }
 
 fn check_interface(interface: &Interface, at: &str, rules: &mut Rules<'_>) {
+    match (interface.masquerade, interface.bridge) {
+        (None, None) => rules.refuse(at, "has no binding; masquerade and bridge are supported"),
+        (Some(_), Some(_)) => rules.refuse(at, "has two bindings, masquerade and bridge; name one of them"),
+        (None, Some(_)) if !interface.ports.is_empty() => {
+            let what = "not supported by vireo with bridge, by which every port reaches the guest; leave it out";
+            rules.refuse(format_args!("{at}.ports"), what);
+        }
+        _ => {}
+    }
     if let Some(model) = interface.model.as_deref().filter(|model| *model != "virtio") {
         rules.refuse(format_args!("{at}.model"), format!("{model:?} is not supported by vireo; virtio is"));
     }
@@ -41,9 +95,12 @@ fn check_interface(interface: &Interface, at: &str, rules: &mut Rules<'_>) {
             format!("{state:?} is not supported by vireo; up, down and absent are"),
         );
     }
-    if let Some(text) = &interface.mac_address
-        && parse_mac(text).is_none()
-    {
+    let mac = interface.mac_address.as_deref().map(parse_mac);
+    if mac == Some(Some(GATEWAY_MAC)) {
+        let what = "is the gateway's own; choose another one";
+        rules.refuse(format_args!("{at}.macAddress"), what);
+    }
+    if let (Some(text), Some(None)) = (&interface.mac_address, mac) {
         let what = format!("{text:?} is no unicast hardware address, such as 02:00:00:12:34:56");
         rules.refuse(format_args!("{at}.macAddress"), what);
     }

@@ -181,8 +181,8 @@ fn each_wrong_value_is_refused_by_its_path() {
         ),
         (
             "/domain/devices/interfaces/0/ports/0/port",
-            json!(65536),
-            "spec.domain.devices.interfaces[0].ports[0].port: 65536 is not within 1 to 65535",
+            json!(70000),
+            "spec.domain.devices.interfaces[0].ports[0].port: 70000 is not within 1 to 65535",
         ),
         (
             "/domain/devices/interfaces/0/model",
@@ -232,12 +232,12 @@ fn each_wrong_value_is_refused_by_its_path() {
             "spec.domain.devices.interfaces[0].bootOrder: not supported by vireo without domain.firmware.bootloader.efi; \
              BIOS boots disks",
         ),
-        ("/networks/0", json!({"name": "default", "multus": {}}), "spec.networks[0].multus: not supported by vireo"),
         (
-            "/networks/0/pod/vmNetworkCIDR",
-            json!("10.1.0.0/24"),
-            "spec.networks[0].pod.vmNetworkCIDR: not supported by vireo",
+            "/networks/0",
+            json!({"name": "default", "resourceClaim": {}}),
+            "spec.networks[0].resourceClaim: not supported by vireo",
         ),
+        ("/networks/0", json!({"name": "default", "multus": {}}), "spec.networks[0].multus.networkName: missing"),
         ("/volumes/0/hostDisk", json!({"path": "/x", "type": "Disk"}), "spec.volumes[0]: has more than one source"),
         (
             "/volumes/0/containerDisk",
@@ -316,8 +316,64 @@ fn names_join_disks_and_volumes_interfaces_and_networks() {
             "spec.domain.devices.disks[0].name: empty",
             "spec.domain.devices.disks[0].name: no volume is named \"\"",
             "spec.domain.devices.interfaces[0].name: no network is named \"left\"",
-            "spec.domain.devices.interfaces[0]: has no binding; masquerade is supported",
-            "spec.domain.devices.interfaces[1]: not supported by vireo; a pod network gives one interface",
+            "spec.domain.devices.interfaces[0]: has no binding; masquerade and bridge are supported",
+        ]
+    );
+}
+
+#[test]
+fn several_networks_have_an_interface_and_a_source_each() {
+    let spec = |interfaces: Value, networks: Value| {
+        refusals(&vmi(|spec| {
+            spec["domain"]["devices"]["interfaces"] = interfaces;
+            spec["networks"] = networks;
+        }))
+    };
+    let mac = "02:00:00:00:00:01";
+    let networks = json!([
+        {"name": "a", "pod": {"vmNetworkCIDR": "10.9.0.0/30", "vmIPv6NetworkCIDR": "fd99::/126"}},
+        {"name": "b", "multus": {"networkName": "ns/b"}},
+        {"name": "c", "multus": {"networkName": "c"}},
+    ]);
+    let interfaces = json!([{"name": "b", "bridge": {}}, {"name": "a", "masquerade": {}, "macAddress": mac}, {"name": "c", "bridge": {}}]);
+    assert_eq!(spec(interfaces, networks.clone()), [""; 0]);
+    let instead = json!([{"name": "a", "multus": {"networkName": "x", "default": true}}]);
+    assert_eq!(spec(json!([{"name": "a", "masquerade": {}}]), instead), [""; 0]);
+
+    let interfaces = json!([
+        {"name": "a", "masquerade": {}, "bridge": {}, "macAddress": mac},
+        {"name": "b", "masquerade": {}, "macAddress": "02-00-00-00-00-01"},
+        {"name": "c", "bridge": {}, "ports": [{"port": 80}], "macAddress": "02:00:00:00:00:00"},
+        {"name": "c", "bridge": {}},
+    ]);
+    assert_eq!(
+        spec(interfaces, networks),
+        [
+            "spec.domain.devices.interfaces[0]: has two bindings, masquerade and bridge; name one of them",
+            "spec.domain.devices.interfaces[2].ports: not supported by vireo with bridge, by which every port reaches the guest; leave it out",
+            "spec.domain.devices.interfaces[2].macAddress: is the gateway's own; choose another one",
+            "spec.networks[1]: is bound by masquerade, which only the pod's own network is; bridge is supported",
+            "spec.networks[2]: has several interfaces; one is supported",
+            "spec.domain.devices.interfaces[1].macAddress: is the address of domain.devices.interfaces[0] already",
+        ]
+    );
+    let networks = json!([
+        {"name": "a", "pod": {"vmNetworkCIDR": "10.9.0.0/31", "vmIPv6NetworkCIDR": "10.9.0.0/24"}},
+        {"name": "b", "multus": {"networkName": "/b"}},
+        {"name": "c", "pod": {}},
+        {"name": "c"},
+    ]);
+    let all = json!([{"name": "a", "masquerade": {}}, {"name": "b", "bridge": {}}, {"name": "c", "masquerade": {}}]);
+    assert_eq!(
+        spec(all, networks),
+        [
+            "spec.networks[0].pod.vmNetworkCIDR: \"10.9.0.0/31\" is no IPv4 network with room for a guest, such as 10.0.2.0/24",
+            "spec.networks[0].pod.vmIPv6NetworkCIDR: \"10.9.0.0/24\" is no IPv6 network with room for a guest, such as fd10:0:2::/120",
+            "spec.networks[1].multus.networkName: \"/b\" is neither name nor namespace/name",
+            "spec.networks[3]: has no source; pod and multus are supported",
+            "spec.networks[3].name: \"c\" is there twice",
+            "spec.networks[3]: is bound by masquerade, which only the pod's own network is; bridge is supported",
+            "spec.networks[2]: is a second pod network; a pod has one",
         ]
     );
 }

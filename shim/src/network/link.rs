@@ -1,78 +1,151 @@
 //! Interfaces of the calling thread's network namespace, over rtnetlink.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::{fs, io};
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::{Handle, LinkUnspec, new_connection};
 
-use super::{GATEWAY_ADDRESS, NetworkError, PREFIX_LEN, TAP};
+use super::NetworkError;
 
 /// An interface's MTU where the kernel names none that fits.
 const DEFAULT_MTU: u16 = 1500;
 
-/// The smallest MTU of the pod's own interfaces, bytes. The pod's addresses are checked against the guest's network.
-pub(super) fn uplink_mtu() -> Result<u16, NetworkError> {
+/// An interface that the pod has, other than its loopback and Vireo's taps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodLink {
+    /// The kernel's number of it.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Bytes.
+    pub mtu: u16,
+    /// Whether it is up.
+    pub up: bool,
+    /// Its addresses, each with the length of its prefix.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// What the pod has. `is_ours` tells the names of taps that an earlier machine may have left.
+pub(super) fn observe(is_ours: impl Fn(&str) -> bool) -> Result<Vec<PodLink>, NetworkError> {
     block_on(async |handle| {
         let failed = |error| NetworkError::Link("the pod's interfaces can't be listed", error);
-        let links: Vec<_> = handle.link().get().execute().try_collect().await.map_err(failed)?;
-        let mut uplinks = Vec::new();
-        let mut mtu = None;
-        for link in links {
-            let is_tap = link.attributes.iter().any(|a| matches!(a, LinkAttribute::IfName(name) if name == TAP));
-            // Tunnels that the kernel makes by itself are down.
-            if is_tap || link.header.flags.contains(LinkFlags::Loopback) || !link.header.flags.contains(LinkFlags::Up) {
-                continue;
+        let messages: Vec<_> = handle.link().get().execute().try_collect().await.map_err(failed)?;
+        let mut links = Vec::new();
+        for message in messages {
+            let flags = message.header.flags;
+            let mut link = PodLink {
+                index: message.header.index,
+                name: String::new(),
+                mac: [0; 6],
+                mtu: DEFAULT_MTU,
+                up: flags.contains(LinkFlags::Up),
+                addresses: Vec::new(),
+            };
+            for attribute in message.attributes {
+                match attribute {
+                    LinkAttribute::IfName(name) => link.name = name,
+                    LinkAttribute::Mtu(mtu) => link.mtu = u16::try_from(mtu).unwrap_or(DEFAULT_MTU),
+                    LinkAttribute::Address(address) => link.mac = address.try_into().unwrap_or_default(),
+                    _ => {}
+                }
             }
-            uplinks.push(link.header.index);
-            let own = link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::Mtu(mtu) => u16::try_from(*mtu).ok(),
-                _ => None,
-            });
-            mtu = Some(mtu.unwrap_or(u16::MAX).min(own.unwrap_or(DEFAULT_MTU)));
+            if !flags.contains(LinkFlags::Loopback) && !is_ours(&link.name) {
+                links.push(link);
+            }
         }
-        let mtu = mtu.ok_or(NetworkError::NoUplink)?;
         let addresses: Vec<_> = handle.address().get().execute().try_collect().await.map_err(failed)?;
-        for address in addresses.iter().filter(|address| uplinks.contains(&address.header.index)) {
-            for attribute in &address.attributes {
-                if let AddressAttribute::Address(IpAddr::V4(own)) = attribute
-                    && network_of(*own) == network_of(GATEWAY_ADDRESS)
-                {
-                    return Err(NetworkError::Collision(*own));
+        for message in addresses {
+            let Some(link) = links.iter_mut().find(|link| link.index == message.header.index) else { continue };
+            for attribute in &message.attributes {
+                if let AddressAttribute::Address(address) = attribute {
+                    link.addresses.push((*address, message.header.prefix_len));
                 }
             }
         }
-        Ok(mtu)
+        Ok(links)
     })
 }
 
-fn network_of(address: Ipv4Addr) -> u32 {
-    address.to_bits() >> (32 - PREFIX_LEN)
+/// What a tap becomes. It stays down.
+#[derive(Debug)]
+pub(super) struct TapSetup<'a> {
+    pub(super) name: &'a str,
+    pub(super) mac: [u8; 6],
+    pub(super) mtu: u16,
+    pub(super) ipv4: Option<(Ipv4Addr, u8)>,
+    pub(super) ipv6: &'a [(Ipv6Addr, u8)],
 }
 
-/// Gives `name` an address and brings it up, forwards between it and the pod's interfaces, and lets what is sent to the
-/// pod's loopback address go out on it.
-pub(super) fn configure(name: &str, address: Ipv4Addr, prefix_len: u8, mtu: u16) -> Result<(), NetworkError> {
-    let sysctl = |key: String, value: &str| match fs::write(format!("/proc/sys/net/{key}"), value) {
+/// Gives a tap its addresses. Returns the kernel's number of it.
+pub(super) fn configure(setup: &TapSetup<'_>) -> Result<u32, NetworkError> {
+    let name = setup.name;
+    // Of itself it says nothing, and believes nobody.
+    sysctl(&format!("ipv6/conf/{name}/addr_gen_mode"), "1")?;
+    sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+    sysctl(&format!("ipv6/conf/{name}/disable_ipv6"), if setup.ipv6.is_empty() { "1" } else { "0" })?;
+    block_on(async |handle| {
+        let failed = |error| NetworkError::Link("the guest's tap can't be configured", error);
+        let index = index_of(&handle, name).await?;
+        let change = LinkUnspec::new_with_index(index).mtu(setup.mtu.into()).address(setup.mac.to_vec()).build();
+        handle.link().set(change).execute().await.map_err(failed)?;
+        let ipv4 = setup.ipv4.iter().map(|(address, len)| (IpAddr::V4(*address), *len));
+        let ipv6 = setup.ipv6.iter().map(|(address, len)| (IpAddr::V6(*address), *len));
+        for (address, len) in ipv4.chain(ipv6) {
+            let mut request = handle.address().add(index, address, len).replace();
+            if address.is_ipv6() {
+                // Nobody else can have it, and it is needed at once.
+                request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            }
+            request.execute().await.map_err(failed)?;
+        }
+        Ok(index)
+    })
+}
+
+/// Lets the pod's namespace forward between `uplink` and the tap, and lets what is sent to the pod's loopback address go out on
+/// the tap.
+pub(super) fn forward(tap: &str, uplink: &str, ipv6: bool) -> Result<(), NetworkError> {
+    sysctl(&format!("ipv4/conf/{tap}/route_localnet"), "1")?;
+    sysctl("ipv4/ip_forward", "1")?;
+    if ipv6 {
+        // A router forgets what it was advertised, unless told otherwise.
+        let key = format!("ipv6/conf/{uplink}/accept_ra");
+        if fs::read_to_string(format!("/proc/sys/net/{key}")).is_ok_and(|text| text.trim() == "1") {
+            sysctl(&key, "2")?;
+        }
+        sysctl("ipv6/conf/all/forwarding", "1")?;
+    }
+    Ok(())
+}
+
+/// Brings an interface up.
+pub(super) fn bring_up(index: u32) -> Result<(), NetworkError> {
+    block_on(async |handle| {
+        let up = LinkUnspec::new_with_index(index).up().build();
+        let failed = |error| NetworkError::Link("the guest's tap can't be brought up", error);
+        handle.link().set(up).execute().await.map_err(failed)
+    })
+}
+
+/// Sets a key below `/proc/sys/net`; one that isn't there is of no matter.
+fn sysctl(key: &str, value: &str) -> Result<(), NetworkError> {
+    match fs::write(format!("/proc/sys/net/{key}"), value) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(NetworkError::Io("the pod's network settings can't be changed", error))
         }
         _ => Ok(()),
-    };
-    // Before it is up, so that it never speaks IPv6 of itself.
-    sysctl(format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
-    sysctl(format!("ipv4/conf/{name}/route_localnet"), "1")?;
-    sysctl("ipv4/ip_forward".to_owned(), "1")?;
-    block_on(async |handle| {
-        let failed = |error| NetworkError::Link("the guest's tap can't be configured", error);
-        let mut links = handle.link().get().match_name(name).execute();
-        let index = links.try_next().await.map_err(failed)?.ok_or(NetworkError::NoUplink)?.header.index;
-        handle.address().add(index, IpAddr::V4(address), prefix_len).replace().execute().await.map_err(failed)?;
-        let up = LinkUnspec::new_with_index(index).mtu(mtu.into()).up().build();
-        handle.link().set(up).execute().await.map_err(failed)
-    })
+    }
+}
+
+async fn index_of(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
+    let failed = |error| NetworkError::Link("the guest's tap can't be found", error);
+    let mut links = handle.link().get().match_name(name).execute();
+    Ok(links.try_next().await.map_err(failed)?.ok_or(NetworkError::NoUplink)?.header.index)
 }
 
 /// Runs `work` with a netlink socket of the calling thread's network namespace.

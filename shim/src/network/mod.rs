@@ -1,44 +1,49 @@
 //! The pod's network, as the guest gets it.
 //!
-//! `masquerade` (KubeVirt's default): the guest sits behind the pod's address. In the pod's network namespace stand
-//! a tap with the guest's gateway address and one nftables table, `vireo`. What the guest sends leaves with the
-//! pod's address; what reaches the pod, on any port or on those that the interface lists, goes on to the guest, and so
-//! does what is sent to the pod's loopback address, which is where a port-forward arrives.
+//! `masquerade` (KubeVirt's default): the guest sits behind the pod's addresses, in a network of its own. What it sends
+//! leaves with the pod's address; what reaches the pod, on any port or on those that the interface lists, goes on to the
+//! guest, and so does what is sent to the pod's loopback address, which is where a port-forward arrives.
 //!
 //! ```text
 //!  eth0 (pod's IP)  <── masquerade ──  tap0 10.0.2.1/24 ═══ virtio-net ═══ guest 10.0.2.2
-//!                   ──  dnat       ──>
+//!                   ──  dnat       ──>      fd10:0:2::1/120                      fd10:0:2::2
 //! ```
 //!
-//! A guest sends with its own address only, and nothing to the pod's loopback. The tap lives as long as a descriptor of it
-//! is open ([`Attachment`]'s, then the VMM's); the table goes with the [`Attachment`], and both with the namespace at the latest.
+//! `bridge`: the guest stands in the place of the pod's interface, with its hardware and IP addresses; frames pass between
+//! interface and tap untouched (nftables' `fwd`, where frames enter: the same hook as tc's redirect).
+//!
+//! A guest sends with its own addresses only ([`rules`]). A tap lives as long as a descriptor of it is open
+//! ([`Attachment`]'s, then the VMM's) and comes up only when its rules are there; the rules go with the [`Attachment`], and
+//! all of it with the namespace at the latest.
 
 mod link;
-mod masquerade;
 mod netns;
+mod nft;
+mod plan;
+mod rules;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
-use vireo_runtimeclass::validate::parse_mac;
-use vireo_vmm::config::check::MAX_PAIRS;
+use oci_spec::runtime::Spec;
+use vireo_runtimeclass::validate::GATEWAY_MAC;
 use vireo_vmm::tap::open_tap;
 
-/// The guest's address.
-pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-/// The guest's gateway: the host side of its tap.
-pub const GATEWAY_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
-/// Length of the guest network's prefix, bits.
-pub const PREFIX_LEN: u8 = 24;
-/// The same three in the kernel's own words (Linux `nfsroot.rst`, `ip=`).
-pub const GUEST_IP_ARGUMENT: &str = "ip=10.0.2.2::10.0.2.1:255.255.255.0::eth0:off";
-/// Name of the tap.
-const TAP: &str = "tap0";
+pub use link::PodLink;
+use link::TapSetup;
+pub use plan::{Attached, Binding, NetworkStatus, NicPlan, Port, Protocol, Side, Wish, wishes};
+pub use rules::Policy;
+
+/// Multus' word on the pod's interfaces.
+const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
+/// Whether Istio puts a proxy into the pod.
+const ISTIO_INJECT: &str = "sidecar.istio.io/inject";
+/// The gateway's link-local address under masquerade.
+const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// An interface whose host side is there.
 #[derive(Debug)]
@@ -53,39 +58,30 @@ pub struct PlannedNic {
     pub mac: [u8; 6],
     /// The MTU of the path, bytes.
     pub mtu: Option<u16>,
+    /// The guest's IPv4 address in the kernel's own words (Linux `nfsroot.rst`, `ip=`), if it is known.
+    pub ip_argument: Option<String>,
 }
 
-/// An interface as asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Binding {
-    /// For messages.
-    pub name: String,
-    /// The guest's hardware address.
-    pub mac: [u8; 6],
-    /// The ports that reach the guest; all where empty.
-    pub ports: Vec<Port>,
-    /// Queue pairs.
-    pub queues: usize,
-    /// Its cable is plugged in.
-    pub link_up: bool,
+/// What a pod says about its network beside its VMI.
+#[derive(Debug, Clone, Default)]
+pub struct PodFacts {
+    /// What Multus has attached.
+    pub status: NetworkStatus,
+    /// What the rules depend on.
+    pub policy: Policy,
 }
 
-/// A port that reaches the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Port {
-    /// Its protocol.
-    pub protocol: Protocol,
-    /// Its number.
-    pub number: u16,
-}
-
-/// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
+impl PodFacts {
+    /// Reads them from a container's spec; `allow_spoofing` is the node's.
+    pub fn read(oci: &Spec, allow_spoofing: bool) -> Result<Self, NetworkError> {
+        let annotation = |key| oci.annotations().as_ref().and_then(|annotations| annotations.get(key));
+        let status = annotation(NETWORK_STATUS).map(|json| serde_json::from_str(json)).transpose();
+        let istio = annotation(ISTIO_INJECT).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        Ok(Self {
+            status: status.map_err(NetworkError::Status)?.unwrap_or_default(),
+            policy: Policy { istio, allow_spoofing },
+        })
+    }
 }
 
 /// Why a pod's network can't be had.
@@ -97,12 +93,62 @@ pub enum NetworkError {
     /// The pod has no network.
     #[error("the pod has no network interface; a CNI plugin gives it one, or set autoattachPodInterface to false")]
     NoUplink,
+    /// Multus' annotation can't be read.
+    #[error("annotation {NETWORK_STATUS}")]
+    Status(#[source] serde_json::Error),
+    /// Multus has not attached a network.
+    #[error(
+        "network {network:?}: the pod has no interface {interface} on {definition}; \
+         attach it with the annotation k8s.v1.cni.cncf.io/networks and that name, and see that Multus runs"
+    )]
+    NoInterface {
+        /// The VMI's network.
+        network: String,
+        /// Its definition.
+        definition: String,
+        /// What KubeVirt calls the pod's interface.
+        interface: String,
+    },
+    /// Two networks are the same interface.
+    #[error("networks {first:?} and {second:?} are both the pod's interface {interface}; attach one for each")]
+    Taken {
+        /// The interface.
+        interface: String,
+        /// Who has it.
+        first: String,
+        /// Who wants it.
+        second: String,
+    },
+    /// Two interfaces with one hardware address.
+    #[error("interfaces {first:?} and {second:?} have the same macAddress; give one of them another")]
+    OneMac {
+        /// Who has it.
+        first: String,
+        /// Who wants it.
+        second: String,
+    },
+    /// An interface's name would garble the rules.
+    #[error("the pod's interface {0:?}: its name has other characters than letters, digits, '.', '_' and '-'")]
+    Name(String),
     /// The guest's network collides with the pod's.
-    #[error("the pod's address {0} lies in the guest's own network 10.0.2.0/24; give pods other addresses")]
-    Collision(Ipv4Addr),
+    #[error("the pod's network {pod} and the guest's own, {guest}, overlap; choose another one as {field}")]
+    Collision {
+        /// The pod's.
+        pod: String,
+        /// The guest's.
+        guest: String,
+        /// Where to say so.
+        field: &'static str,
+    },
     /// The tap can't be made.
-    #[error("{TAP} in the pod's network namespace: {hint}", hint = tap_hint(.0))]
-    Tap(#[source] io::Error),
+    #[error("{name} in the pod's network namespace: {hint}", hint = tap_hint(.source))]
+    Tap {
+        /// The tap.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel refused a change.
     #[error("{0}")]
     Link(&'static str, #[source] rtnetlink::Error),
@@ -125,74 +171,96 @@ fn tap_hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// The interface that a spec asks for, or the one that every pod has: `None` if it wants none. `name` makes its
-/// hardware address where the spec gives none, so that a machine keeps it.
-pub fn plan(spec: Option<&VirtualMachineInstanceSpec>, name: &str) -> Option<Binding> {
-    let default = VirtualMachineInstanceSpec::default();
-    // Validation allows one.
-    let spec = spec.unwrap_or(&default);
-    let interface = spec.interfaces().into_iter().find(|interface| interface.state.as_deref() != Some("absent"))?;
-    let several = spec.domain.devices.network_interface_multiqueue == Some(true);
-    // A pair for each vCPU, as far as a card has them. Drivers leave aside what is more.
-    let vcpus = spec.domain.vcpus().and_then(|vcpus| usize::try_from(vcpus).ok()).unwrap_or(MAX_PAIRS);
-    let queues = if several { vcpus.clamp(1, MAX_PAIRS) } else { 1 };
-    let ports = interface.ports.iter().filter_map(|port| {
-        let protocol = if port.protocol.as_deref() == Some("UDP") { Protocol::Udp } else { Protocol::Tcp };
-        Some(Port { protocol, number: u16::try_from(port.port).ok()? })
-    });
-    let mac = interface.mac_address.as_deref().and_then(parse_mac).unwrap_or_else(|| mac_of(name));
-    let link_up = interface.state.as_deref() != Some("down");
-    Some(Binding { ports: ports.collect(), name: interface.name, mac, queues, link_up })
-}
-
-/// A locally administered hardware address made from a name (FNV-1a).
-fn mac_of(name: &str) -> [u8; 6] {
-    let hash = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    let mut mac = [0x02; 6];
-    mac[1..].copy_from_slice(&hash.to_be_bytes()[..5]);
-    mac
-}
-
-/// An interface whose host side is there. Dropped, its NAT rules are gone, and the tap too once the VMM has ended.
+/// Interfaces whose host sides are there. Dropped, their rules are gone, and the taps too once the VMM has ended.
 #[derive(Debug)]
 pub struct Attachment {
     netns: PathBuf,
-    name: String,
+    nics: Vec<AttachedNic>,
+}
+
+#[derive(Debug)]
+struct AttachedNic {
+    plan: NicPlan,
     taps: Vec<File>,
-    link_up: bool,
-    mac: [u8; 6],
-    mtu: u16,
 }
 
 impl Attachment {
-    /// The interface for the machine; it shares the tap.
-    pub fn nic(&self) -> io::Result<PlannedNic> {
-        let taps = self.taps.iter().map(File::try_clone).collect::<io::Result<_>>()?;
-        Ok(PlannedNic { name: self.name.clone(), taps, link_up: self.link_up, mac: self.mac, mtu: Some(self.mtu) })
+    /// The interfaces for the machine; it shares the taps.
+    pub fn nics(&self) -> io::Result<Vec<PlannedNic>> {
+        let nic = |AttachedNic { plan, taps }: &AttachedNic| {
+            Ok(PlannedNic {
+                name: plan.name.clone(),
+                taps: taps.iter().map(File::try_clone).collect::<io::Result<_>>()?,
+                link_up: plan.link_up,
+                mac: plan.mac,
+                mtu: Some(plan.uplink.mtu),
+                ip_argument: ip_argument(&plan.side),
+            })
+        };
+        self.nics.iter().map(nic).collect()
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        // The namespace may be gone already, and the table with it.
-        if let Err(error) = netns::within(&self.netns, masquerade::remove) {
-            log::debug!("NAT rules of {}: {error}", self.netns.display());
+        // The namespace may be gone already, and the tables with it.
+        if let Err(error) = netns::within(&self.netns, || nft::apply(rules::REMOVE)) {
+            log::debug!("rules of {}: {error}", self.netns.display());
         }
     }
 }
 
 /// Attaches the guest to the pod's network namespace at `netns`. What an earlier machine of the same pod left there is
 /// replaced. Runs `nft`, and takes some milliseconds.
-pub fn attach(netns: &Path, binding: &Binding) -> Result<Attachment, NetworkError> {
-    let (taps, mtu) = netns::within(netns, || {
-        let mtu = link::uplink_mtu()?;
-        let taps = open_tap(TAP, binding.queues).map_err(NetworkError::Tap)?;
-        link::configure(TAP, GATEWAY_ADDRESS, PREFIX_LEN, mtu)?;
-        masquerade::apply(TAP, &binding.ports)?;
-        Ok((taps, mtu))
-    })?;
-    let Binding { name, mac, link_up, .. } = binding.clone();
-    Ok(Attachment { netns: netns.to_owned(), name, taps, link_up, mac, mtu })
+///
+/// # Errors
+/// The first thing that stands in the way. Nothing is left behind then but settings of the namespace.
+pub fn attach(netns: &Path, wishes: &[Wish], facts: &PodFacts) -> Result<Attachment, NetworkError> {
+    netns::within(netns, || {
+        let links = link::observe(is_tap)?;
+        let plans = plan::plan(wishes, &links, &facts.status)?;
+        if let Some(plan) = plans.iter().find(|plan| !plain(&plan.uplink.name)) {
+            return Err(NetworkError::Name(plan.uplink.name.clone()));
+        }
+        let with_taps = |plan: NicPlan| match open_tap(&plan.tap, plan.queues) {
+            Ok(taps) => Ok(AttachedNic { plan, taps }),
+            Err(source) => Err(NetworkError::Tap { name: plan.tap, source }),
+        };
+        let nics = plans.into_iter().map(with_taps).collect::<Result<_, _>>()?;
+        // Nobody else has the taps: from here on a failure takes the rules away again.
+        let attachment = Attachment { netns: netns.to_owned(), nics };
+        let indices = attachment.nics.iter().map(|nic| set_up(&nic.plan)).collect::<Result<Vec<_>, _>>()?;
+        let plans: Vec<_> = attachment.nics.iter().map(|nic| nic.plan.clone()).collect();
+        nft::apply(&rules::rules(&plans, facts.policy))?;
+        indices.into_iter().try_for_each(link::bring_up)?;
+        Ok(attachment)
+    })
+}
+
+/// A name that means nothing but itself to nft.
+fn plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Gives a tap its addresses, and the kernel's number of it.
+fn set_up(plan: &NicPlan) -> Result<u32, NetworkError> {
+    let mut setup = TapSetup { name: &plan.tap, mac: GATEWAY_MAC, mtu: plan.uplink.mtu, ipv4: None, ipv6: &[] };
+    let Side::Masquerade { ipv4, ipv6, .. } = &plan.side else { return link::configure(&setup) };
+    setup.ipv4 = ipv4.map(|cidr| (cidr.nth(1), cidr.prefix_len));
+    let addresses = ipv6.map(|cidr| [(LINK_LOCAL, 64), (cidr.nth(1), cidr.prefix_len)]);
+    setup.ipv6 = addresses.as_ref().map_or(&[], |addresses| addresses);
+    let index = link::configure(&setup)?;
+    link::forward(&plan.tap, &plan.uplink.name, ipv6.is_some())?;
+    Ok(index)
+}
+
+fn is_tap(name: &str) -> bool {
+    let hashed = |hash: &str| hash.len() == 11 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    name == plan::PRIMARY_TAP || name.strip_prefix("tap").is_some_and(hashed)
+}
+
+fn ip_argument(side: &Side) -> Option<String> {
+    let Side::Masquerade { ipv4: Some(cidr), .. } = side else { return None };
+    let mask = Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(cidr.prefix_len)).unwrap_or(0));
+    Some(format!("ip={}::{}:{mask}::eth0:off", cidr.nth(2), cidr.nth(1)))
 }

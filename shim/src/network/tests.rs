@@ -1,225 +1,355 @@
+//! With the kernel's own network: namespaces, veths, taps, nftables. The guest is a namespace too, whose tap is connected
+//! to the pod's frame by frame.
+
 use std::io::{Read as _, Write as _};
-use std::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde_json::json;
+use nix::poll::{PollFd, PollFlags, poll};
+use serde_json::{Value, json};
 use vireo_runtimeclass::parse_vmi;
 
 use super::*;
 
-#[test]
-fn plans() {
-    let binding = plan(None, "a").unwrap();
-    assert_eq!((binding.name.as_str(), binding.ports.len()), ("default", 0));
-    assert_eq!(binding.mac[0], 2);
-    assert_eq!(plan(None, "a").unwrap(), binding);
-    assert_ne!(plan(None, "b").unwrap().mac, binding.mac);
-
-    let spec = |interface: serde_json::Value| {
-        let spec = json!({
-            "domain": {"devices": {"interfaces": [interface]}},
-            "networks": [{"name": "n", "pod": {}}],
-        });
-        parse_vmi(&spec.to_string()).unwrap()
-    };
-    let ports = json!([{"port": 80}, {"port": 53, "protocol": "UDP"}]);
-    let spec = spec(json!({"name": "n", "masquerade": {}, "macAddress": "02:11:22:33:44:55", "ports": ports}));
-    let expected = [Port { protocol: Protocol::Tcp, number: 80 }, Port { protocol: Protocol::Udp, number: 53 }];
-    let binding = plan(Some(&spec), "a").unwrap();
-    assert_eq!(
-        binding,
-        Binding {
-            name: "n".into(),
-            mac: [2, 0x11, 0x22, 0x33, 0x44, 0x55],
-            ports: expected.into(),
-            queues: 1,
-            link_up: true,
-        }
-    );
-
-    let none = parse_vmi(r#"{"domain": {"devices": {"autoattachPodInterface": false}}}"#).unwrap();
-    assert_eq!(plan(Some(&none), "a"), None);
-}
-
-#[test]
-fn queues_and_the_link_are_as_asked() {
-    let of = |cpu: serde_json::Value, state: &str| {
-        let spec = json!({
-            "domain": {"cpu": cpu, "devices": {
-                "networkInterfaceMultiqueue": true,
-                "interfaces": [{"name": "n", "masquerade": {}, "state": state}],
-            }},
-            "networks": [{"name": "n", "pod": {}}],
-        });
-        let spec = parse_vmi(&spec.to_string()).unwrap();
-        plan(Some(&spec), "a").map(|binding| (binding.queues, binding.link_up))
-    };
-    assert_eq!(of(json!({"cores": 3}), "up"), Some((3, true)));
-    assert_eq!(of(json!({"cores": 100}), "down"), Some((MAX_PAIRS, false)));
-    assert_eq!(of(json!({"cores": 1}), "absent"), None);
-}
-
-#[test]
-fn a_namespace_that_is_none_is_said_so() {
-    let binding = plan(None, "a").unwrap();
-    let error = attach(Path::new("/none"), &binding).unwrap_err();
-    assert_eq!(error.to_string(), "network namespace /none can't be entered");
-    assert!(matches!(attach(Path::new("/dev/null"), &binding), Err(NetworkError::Namespace(..))));
-}
-
-/// Two network namespaces on one cable: a pod's, with a guest on it, and the world outside.
-struct Lab {
-    pod: PathBuf,
-    outside: PathBuf,
-    guest: File,
-    mac: [u8; 6],
-}
-
-const POD: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
-/// virtio 1.3 §5.1.6, without the number of buffers.
-const VNET_HEADER: usize = 10;
-
-/// Runs a command inside a namespace.
-fn run(namespace: &Path, command: &str) {
-    let output = netns::within(namespace, || {
-        let mut words = command.split(' ');
-        let output = std::process::Command::new(words.next().unwrap()).args(words).output();
-        output.map_err(|error| NetworkError::Io("command", error))
-    });
-    let output = output.unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A new network namespace; it lives as long as the file.
-fn new_namespace() -> (File, PathBuf) {
-    let file = std::thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        File::open("/proc/thread-self/ns/net").unwrap()
-    });
-    let file = file.join().unwrap();
-    let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
-    (file, path)
-}
-
-/// A UDP socket of a namespace.
-fn udp(namespace: &Path, address: (Ipv4Addr, u16)) -> UdpSocket {
-    let socket =
-        netns::within(namespace, || UdpSocket::bind(address).map_err(|e| NetworkError::Io("bind", e))).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    socket
-}
-
-impl Lab {
-    /// The next IPv4 packet that reaches the guest. The guest answers for its address meanwhile.
-    fn receive(&mut self) -> Vec<u8> {
-        let mut frame = [0; 2048];
-        loop {
-            let mut fds = [nix::poll::PollFd::new(self.guest.as_fd(), nix::poll::PollFlags::POLLIN)];
-            assert_eq!(nix::poll::poll(&mut fds, 5000u16).unwrap(), 1, "nothing reaches the guest");
-            let len = self.guest.read(&mut frame).unwrap();
-            let frame = &frame[VNET_HEADER..len];
-            match frame[12..14] {
-                [8, 0] => return frame[14..].to_vec(),
-                // ARP (RFC 826): the target's and the sender's halves change places.
-                [8, 6] if frame[38..42] == GUEST_ADDRESS.octets() => {
-                    let (mac, asker) = (self.mac, &frame[22..32]);
-                    let head = [&frame[6..12], &mac, &frame[12..20], &[0, 2], &mac, &frame[38..42], asker].concat();
-                    self.transmit(&head);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn transmit(&mut self, frame: &[u8]) {
-        self.guest.write_all(&[&[0; VNET_HEADER], frame].concat()).unwrap();
-    }
-
-    /// Sends a UDP packet from the guest.
-    fn send(&mut self, gateway: [u8; 6], from: Ipv4Addr, to: (Ipv4Addr, u16), payload: &[u8]) {
-        let len = |n: usize| u16::try_from(n).unwrap().to_be_bytes();
-        let mut ip = [&[0x45, 0], &len(28 + payload.len())[..], &[0, 0, 0, 0, 64, 17, 0, 0]].concat();
-        ip.extend([from.octets(), to.0.octets()].concat());
-        let sum = ip.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u32>();
-        let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-        let udp = [&4000u16.to_be_bytes()[..], &to.1.to_be_bytes(), &len(8 + payload.len()), &[0, 0]].concat();
-        self.transmit(&[&gateway[..], &self.mac, &[8, 0], &ip, &udp, payload].concat());
-    }
-}
+const LIMIT: Duration = Duration::from_secs(5);
+/// How long what must not come is waited for.
+const SILENCE: Duration = Duration::from_millis(300);
 
 /// Ends the test where it can't run.
 fn demand_a_lab() {
     assert!(nix::unistd::geteuid().is_root(), "namespaces and taps need root: run as root");
     assert!(Path::new("/dev/net/tun").exists(), "/dev/net/tun is missing: run modprobe tun");
     for command in ["nft", "ip"] {
-        let found = std::process::Command::new(command).arg("-V").output().is_ok();
+        let found = Command::new(command).arg("-V").output().is_ok();
         assert!(found, "the command {command} is missing: run tests/setup.sh");
     }
 }
 
-#[test]
-fn packets_reach_the_guest_and_leave_it() {
-    demand_a_lab();
-    let ((_pod, pod), (_outside, outside)) = (new_namespace(), new_namespace());
-    let binding = plan(None, "lab").unwrap();
-    assert!(matches!(attach(&pod, &binding), Err(NetworkError::NoUplink)));
+/// A network namespace; it lives as long as the file.
+struct Namespace {
+    _file: File,
+    path: PathBuf,
+}
 
-    run(&pod, "ip link set lo up");
-    run(&pod, &format!("ip link add eth0 mtu 1400 type veth peer name eth0 netns {}", outside.display()));
-    run(&pod, "ip addr add 10.0.2.77/16 dev eth0");
-    run(&pod, "ip link set eth0 up");
-    assert!(matches!(attach(&pod, &binding), Err(NetworkError::Collision(_))));
-    run(&pod, "ip addr flush dev eth0");
-    run(&pod, "ip addr add 172.30.0.2/24 dev eth0");
-    run(&outside, "ip addr add 172.30.0.1/24 dev eth0");
-    run(&outside, "ip link set eth0 up");
+impl Namespace {
+    fn new() -> Self {
+        let file = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        let file = file.join().unwrap();
+        let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
+        let namespace = Self { _file: file, path };
+        namespace.run("ip link set lo up");
+        namespace
+    }
 
-    let attachment = attach(&pod, &binding).unwrap();
-    assert!(
-        matches!(attach(&pod, &binding), Err(NetworkError::Tap(error)) if error.kind() == io::ErrorKind::ResourceBusy)
-    );
-    let nic = attachment.nic().unwrap();
-    assert_eq!(nic.mtu, Some(1400));
-    let mut lab = Lab { pod, outside, guest: nic.taps.into_iter().next().unwrap(), mac: nic.mac };
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        netns::within(&self.path, || Ok(work())).unwrap()
+    }
 
-    // From outside to the pod's address: it reaches the guest as it came.
-    let out = udp(&lab.outside, (OUTSIDE, 5000));
-    out.send_to(b"inbound", (POD, 53)).unwrap();
-    let packet = lab.receive();
-    assert_eq!((&packet[12..16], &packet[16..20]), (&OUTSIDE.octets()[..], &GUEST_ADDRESS.octets()[..]));
-    assert_eq!((&packet[22..24], &packet[28..]), (&53u16.to_be_bytes()[..], &b"inbound"[..]));
+    fn output(&self, command: &str) -> Output {
+        let mut words = command.split(' ');
+        self.inside(|| Command::new(words.next().unwrap()).args(words).output().unwrap())
+    }
 
-    // From the pod's loopback, as a port-forward: it comes from the gateway.
-    let local = udp(&lab.pod, (Ipv4Addr::LOCALHOST, 5001));
-    local.send_to(b"forwarded", (Ipv4Addr::LOCALHOST, 80)).unwrap();
-    let packet = lab.receive();
-    assert_eq!((&packet[12..16], &packet[28..]), (&GATEWAY_ADDRESS.octets()[..], &b"forwarded"[..]));
+    fn run(&self, command: &str) -> String {
+        let output = self.output(command);
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
 
-    // From the guest: with a false address, to the pod's loopback, and as it should be. Only the last arrives.
-    let sysfs = netns::within(&lab.pod, || {
-        let output = std::process::Command::new("ip").args(["-o", "link", "show", TAP]).output();
-        output.map_err(|error| NetworkError::Io("ip", error))
+    /// The hardware address of its `eth0`.
+    fn mac(&self) -> String {
+        let text = self.run("ip -o link show eth0");
+        text.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
+    }
+
+    /// A UDP socket that waits no longer than [`LIMIT`].
+    fn udp(&self, address: &str) -> UdpSocket {
+        let socket = self.inside(|| UdpSocket::bind(address)).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket
+    }
+
+    /// Has as many addresses, interfaces and rules as at first.
+    fn is_as(&self, before: &str) {
+        assert_eq!(self.state(), before);
+    }
+
+    fn state(&self) -> String {
+        self.run("ip -o address") + &self.run("nft list ruleset")
+    }
+}
+
+/// A pod between a guest and the world outside.
+struct Lab {
+    pod: Namespace,
+    outside: Namespace,
+    guest: Namespace,
+    ended: Arc<AtomicBool>,
+    pump: Option<JoinHandle<()>>,
+}
+
+impl Lab {
+    /// A pod and the outside on one cable.
+    fn new() -> Self {
+        demand_a_lab();
+        let lab = Self {
+            pod: Namespace::new(),
+            outside: Namespace::new(),
+            guest: Namespace::new(),
+            ended: Arc::default(),
+            pump: None,
+        };
+        lab.cable("eth0");
+        for (namespace, host) in [(&lab.pod, 2), (&lab.outside, 1)] {
+            namespace.run(&format!("ip addr add 172.30.0.{host}/24 dev eth0"));
+            namespace.run(&format!("ip addr add fd30::{host}/64 dev eth0 nodad"));
+        }
+        lab.pod.run("ip route add default via 172.30.0.1");
+        lab
+    }
+
+    /// One more cable between the two.
+    fn cable(&self, name: &str) {
+        let outside = self.outside.path.display();
+        self.pod.run(&format!("ip link add {name} mtu 1400 type veth peer name {name} netns {outside}"));
+        for namespace in [&self.pod, &self.outside] {
+            namespace.run(&format!("ip link set {name} addrgenmode none up"));
+        }
+    }
+
+    fn attach(&self, wishes: &[Wish]) -> Result<Attachment, NetworkError> {
+        attach(&self.pod.path, wishes, &PodFacts::default())
+    }
+
+    /// Puts a guest on the first interface.
+    fn plug(&mut self, attachment: &Attachment) {
+        let nic = attachment.nics().unwrap().swap_remove(0);
+        let guest = self.guest.inside(|| open_tap("eth0", 1)).unwrap().swap_remove(0);
+        let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
+        self.guest.run(&format!("ip link set eth0 address {mac} mtu 1400 addrgenmode none up"));
+        let (ended, tap) = (Arc::clone(&self.ended), nic.taps.into_iter().next().unwrap());
+        self.pump = Some(std::thread::spawn(move || pump([guest, tap], &ended)));
+    }
+
+    /// Gives the guest an address, and sends what it has no other way for to `gateway`.
+    fn address(&self, address: &str, gateway: &str) {
+        let nodad = if address.contains(':') { " nodad" } else { "" };
+        self.guest.run(&format!("ip addr add {address} dev eth0{nodad}"));
+        self.guest.run(&format!("ip route add default via {gateway} dev eth0"));
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(pump) = self.pump.take() {
+            let _ = pump.join();
+        }
+    }
+}
+
+/// Carries frames, each with its header, between two taps.
+fn pump(mut taps: [File; 2], ended: &AtomicBool) {
+    let mut frame = [0; 2048];
+    while !ended.load(Ordering::Relaxed) {
+        let mut fds = [0, 1].map(|i: usize| PollFd::new(taps[i].as_fd(), PollFlags::POLLIN));
+        let _ = poll(&mut fds, 20u16);
+        for from in 0..2 {
+            while let Ok(len) = taps[from].read(&mut frame) {
+                // A tap that is down takes none.
+                let _ = taps[1 - from].write_all(&frame[..len]);
+            }
+        }
+    }
+}
+
+fn wish(interface: &Value) -> Vec<Wish> {
+    let spec = json!({
+        "domain": {"devices": {"interfaces": [interface]}},
+        "networks": [{"name": "n", "pod": {}}],
     });
-    let text = String::from_utf8(sysfs.unwrap().stdout).unwrap();
-    let gateway = parse_mac(text.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap()).unwrap();
-    lab.send(gateway, Ipv4Addr::new(10, 0, 2, 9), (OUTSIDE, 5000), b"spoofed");
-    lab.send(gateway, GUEST_ADDRESS, (Ipv4Addr::LOCALHOST, 5001), b"inward");
-    lab.send(gateway, GUEST_ADDRESS, (OUTSIDE, 5000), b"outbound");
-    let mut buffer = [0; 64];
-    let (len, from) = out.recv_from(&mut buffer).unwrap();
-    assert_eq!((&buffer[..len], from.ip()), (&b"outbound"[..], POD.into()));
-    local.set_nonblocking(true).unwrap();
-    assert!(local.recv(&mut buffer).is_err());
+    wishes(Some(&parse_vmi(&spec.to_string()).unwrap()), "lab")
+}
 
-    // Nothing is left, and another machine can take its place.
-    let Lab { pod, guest, .. } = lab;
-    drop((attachment, guest));
-    run(&pod, "nft create table ip vireo");
-    run(&pod, "nft delete table ip vireo");
-    let link = netns::within(&pod, || link::configure(TAP, GATEWAY_ADDRESS, PREFIX_LEN, 1400));
-    assert!(link.is_err(), "the tap is still there");
-    drop(attach(&pod, &binding).unwrap());
+/// Sends a packet and returns whom it came from as the receiver sees it.
+fn passes(from: &UdpSocket, to: &str, receiver: &UdpSocket) -> SocketAddr {
+    let text = format!("to {to}");
+    from.send_to(text.as_bytes(), to).unwrap();
+    let mut buffer = [0; 64];
+    let (len, sender) = receiver.recv_from(&mut buffer).unwrap_or_else(|error| panic!("{text}: {error}"));
+    assert_eq!(&buffer[..len], text.as_bytes());
+    sender
+}
+
+/// Nothing reaches the receiver.
+fn stays_out(from: &UdpSocket, to: &str, receiver: &UdpSocket) {
+    // The kernel may refuse it at once, or tell of an earlier one.
+    let _ = from.send_to(b"must not arrive", to);
+    receiver.set_read_timeout(Some(SILENCE)).unwrap();
+    let mut buffer = [0; 64];
+    assert!(receiver.recv(&mut buffer).is_err(), "{to} was reached");
+    receiver.set_read_timeout(Some(LIMIT)).unwrap();
+}
+
+#[test]
+fn a_namespace_that_is_none_is_said_so() {
+    let attach = |path: &str| attach(Path::new(path), &wishes(None, "a"), &PodFacts::default());
+    assert_eq!(attach("/none").unwrap_err().to_string(), "network namespace /none can't be entered");
+    assert!(matches!(attach("/dev/null"), Err(NetworkError::Namespace(..))));
+}
+
+#[test]
+fn what_fails_leaves_nothing() {
+    demand_a_lab();
+    let bare = Namespace::new();
+    assert!(matches!(attach(&bare.path, &wishes(None, "a"), &PodFacts::default()), Err(NetworkError::NoUplink)));
+    let lab = Lab::new();
+    let before = lab.pod.state();
+    lab.pod.run("ip addr add 10.0.2.77/16 dev eth0");
+    assert!(matches!(lab.attach(&wishes(None, "a")), Err(NetworkError::Collision { .. })));
+    lab.pod.run("ip addr del 10.0.2.77/16 dev eth0");
+    lab.pod.is_as(&before);
+    // Two machines on one pod: the first one's rules stay.
+    let first = lab.attach(&wishes(None, "a")).unwrap();
+    let during = lab.pod.state();
+    let second = lab.attach(&wishes(None, "a"));
+    assert!(matches!(second, Err(NetworkError::Tap { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy));
+    lab.pod.is_as(&during);
+    assert_eq!(first.nics().unwrap()[0].mtu, Some(1400));
+    drop(first);
+    lab.pod.is_as(&before);
+    drop(lab.attach(&wishes(None, "a")).unwrap());
+}
+
+#[test]
+fn a_masqueraded_guest_is_behind_the_pods_addresses() {
+    let mut lab = Lab::new();
+    let attachment = lab.attach(&wishes(None, "lab")).unwrap();
+    lab.plug(&attachment);
+    lab.address("10.0.2.2/24", "10.0.2.1");
+    lab.address("fd10:0:2::2/120", "fe80::1");
+    let (guest, guest6) = (lab.guest.udp("0.0.0.0:80"), lab.guest.udp("[::]:81"));
+    let (out, out6) = (lab.outside.udp("172.30.0.1:5000"), lab.outside.udp("[fd30::1]:5000"));
+
+    // To the pod's address: it reaches the guest as it came. Out of the guest: from the pod's.
+    assert_eq!(passes(&out, "172.30.0.2:80", &guest), "172.30.0.1:5000".parse().unwrap());
+    assert_eq!(passes(&guest, "172.30.0.1:5000", &out).ip(), "172.30.0.2".parse::<IpAddr>().unwrap());
+    assert_eq!(passes(&out6, "[fd30::2]:81", &guest6), "[fd30::1]:5000".parse().unwrap());
+    assert_eq!(passes(&guest6, "[fd30::1]:5000", &out6).ip(), "fd30::2".parse::<IpAddr>().unwrap());
+
+    // To the pod's loopback, as a port-forward: it comes from the gateway, and is answered.
+    let local = lab.pod.udp("127.0.0.1:5001");
+    let sender = passes(&local, "127.0.0.1:80", &guest);
+    assert_eq!(sender.ip(), "10.0.2.1".parse::<IpAddr>().unwrap());
+    assert_eq!(passes(&guest, &sender.to_string(), &local), "127.0.0.1:80".parse().unwrap());
+
+    // A network policy stands where the pod's cable ends.
+    lab.outside.run("nft add table inet world");
+    lab.outside.run("nft add chain inet world out { type filter hook output priority 0 ; }");
+    lab.outside.run("nft add rule inet world out udp dport 80 drop");
+    stays_out(&out, "172.30.0.2:80", &guest);
+}
+
+#[test]
+fn only_listed_ports_reach_a_guest() {
+    let mut lab = Lab::new();
+    let ports = json!([{"port": 80, "protocol": "UDP"}, {"port": 81}]);
+    let attachment = lab.attach(&wish(&json!({"name": "n", "masquerade": {}, "ports": ports}))).unwrap();
+    lab.plug(&attachment);
+    lab.address("10.0.2.2/24", "10.0.2.1");
+    let (out, local) = (lab.outside.udp("172.30.0.1:5000"), lab.pod.udp("127.0.0.1:5001"));
+    let (open, shut) = (lab.guest.udp("0.0.0.0:80"), lab.guest.udp("0.0.0.0:81"));
+    passes(&out, "172.30.0.2:80", &open);
+    passes(&local, "127.0.0.1:80", &open);
+    stays_out(&out, "172.30.0.2:81", &shut);
+    stays_out(&local, "127.0.0.1:81", &shut);
+    // What the pod itself has is the pod's again.
+    passes(&out, "172.30.0.2:81", &lab.pod.udp("172.30.0.2:81"));
+}
+
+#[test]
+fn a_guest_is_nobody_else() {
+    let mut lab = Lab::new();
+    let attachment = lab.attach(&wishes(None, "lab")).unwrap();
+    lab.plug(&attachment);
+    lab.address("10.0.2.2/24", "10.0.2.1");
+    lab.address("fd10:0:2::2/120", "fe80::1");
+    lab.guest.run("ip addr add 10.0.2.9/24 dev eth0");
+    lab.guest.run("ip addr add fd10:0:2::9/120 dev eth0 nodad");
+    let (out, out6) = (lab.outside.udp("172.30.0.1:5000"), lab.outside.udp("[fd30::1]:5000"));
+    stays_out(&lab.guest.udp("10.0.2.9:80"), "172.30.0.1:5000", &out);
+    stays_out(&lab.guest.udp("[fd10:0:2::9]:80"), "[fd30::1]:5000", &out6);
+    let own = lab.guest.udp("10.0.2.2:80");
+    passes(&own, "172.30.0.1:5000", &out);
+    // The pod's loopback is the pod's.
+    lab.guest.run("ip route add 127.9.0.0/16 via 10.0.2.1 dev eth0");
+    lab.guest.run("ip addr del 127.0.0.1/8 dev lo");
+    stays_out(&own, "127.9.0.1:5001", &lab.pod.udp("127.9.0.1:5001"));
+    let mac = lab.guest.mac();
+    lab.guest.run("ip link set eth0 address 02:00:00:00:00:77");
+    stays_out(&own, "172.30.0.1:5000", &out);
+    lab.guest.run(&format!("ip link set eth0 address {mac}"));
+    passes(&own, "172.30.0.1:5000", &out);
+}
+
+#[test]
+fn a_bridged_guest_stands_in_the_pods_place() {
+    let mut lab = Lab::new();
+    let before = lab.pod.state();
+    let attachment = lab.attach(&wish(&json!({"name": "n", "bridge": {}}))).unwrap();
+    let mac = lab.pod.mac();
+    lab.plug(&attachment);
+    assert_eq!(lab.guest.mac(), mac);
+    lab.address("172.30.0.2/24", "172.30.0.1");
+    lab.address("fd30::2/64", "fd30::1");
+    let (guest, guest6) = (lab.guest.udp("0.0.0.0:80"), lab.guest.udp("[::]:81"));
+    let (out, out6) = (lab.outside.udp("172.30.0.1:5000"), lab.outside.udp("[fd30::1]:5000"));
+    assert_eq!(passes(&out, "172.30.0.2:80", &guest), "172.30.0.1:5000".parse().unwrap());
+    assert_eq!(passes(&guest, "172.30.0.1:5000", &out), "172.30.0.2:80".parse().unwrap());
+    passes(&out6, "[fd30::2]:81", &guest6);
+    assert_eq!(passes(&guest6, "[fd30::1]:5000", &out6).ip(), "fd30::2".parse::<IpAddr>().unwrap());
+
+    // As nobody else here either.
+    lab.guest.run("ip addr add 172.30.0.3/24 dev eth0");
+    stays_out(&lab.guest.udp("172.30.0.3:82"), "172.30.0.1:5000", &out);
+    lab.guest.run("ip link set eth0 address 02:00:00:00:00:77");
+    stays_out(&guest, "172.30.0.1:5000", &out);
+    lab.guest.run(&format!("ip link set eth0 address {mac}"));
+    passes(&guest, "172.30.0.1:5000", &out);
+    drop(attachment);
+    lab.ended.store(true, Ordering::Relaxed);
+    lab.pump.take().unwrap().join().unwrap();
+    lab.pod.is_as(&before);
+}
+
+#[test]
+fn a_second_network_is_a_cable_of_its_own() {
+    let mut lab = Lab::new();
+    lab.cable("net1");
+    let spec = json!({
+        "domain": {"devices": {"interfaces": [
+            {"name": "red", "bridge": {}, "macAddress": "02:00:00:00:00:05"},
+            {"name": "default", "masquerade": {}},
+        ]}},
+        "networks": [{"name": "default", "pod": {}}, {"name": "red", "multus": {"networkName": "red"}}],
+    });
+    let wishes = wishes(Some(&parse_vmi(&spec.to_string()).unwrap()), "lab");
+    let attachment = lab.attach(&wishes).unwrap();
+    lab.plug(&attachment);
+    // Any address will do where nobody has given one.
+    lab.address("192.168.9.2/24", "192.168.9.1");
+    lab.outside.run("ip addr add 192.168.9.1/24 dev net1");
+    let (guest, out) = (lab.guest.udp("192.168.9.2:80"), lab.outside.udp("192.168.9.1:5000"));
+    assert_eq!(passes(&guest, "192.168.9.1:5000", &out), "192.168.9.2:80".parse().unwrap());
+    passes(&out, "192.168.9.2:80", &guest);
+    let nics = attachment.nics().unwrap();
+    assert_eq!((nics.len(), nics[0].ip_argument.clone(), nics[1].ip_argument.is_some()), (2, None, true));
 }

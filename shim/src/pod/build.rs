@@ -12,7 +12,7 @@ use oci_spec::runtime::Spec;
 use super::machine::{Builder, Machine, Request};
 use super::vmm::Process;
 use crate::launch::{Launch, launch};
-use crate::network::{self, Attachment};
+use crate::network::{self, Attachment, PodFacts};
 use crate::node_config::NodeConfig;
 use crate::translate::{Annotated, LaunchPlan, Place, Source, annotated, translate};
 use crate::vsock::Sockets;
@@ -80,12 +80,15 @@ impl Inputs {
         let node = NodeConfig::read(Path::new(NODE_CONFIG))?;
         let vmm = open_vmm(&node)?;
         let Annotated { spec, limits } = annotated(&self.oci)?;
-        let binding = network::plan(spec.as_ref(), &self.name);
-        let network = match (&self.netns, binding) {
-            (Some(netns), Some(binding)) => Some(network::attach(netns, &binding)?),
+        let wishes = network::wishes(spec.as_ref(), &self.name);
+        let network = match &self.netns {
+            Some(netns) if !wishes.is_empty() => {
+                let facts = PodFacts::read(&self.oci, node.allow_spoofing)?;
+                Some(network::attach(netns, &wishes, &facts)?)
+            }
             _ => None,
         };
-        let nics = network.iter().map(Attachment::nic).collect::<Result<_, _>>().context("tap")?;
+        let nics = network.as_ref().map(Attachment::nics).transpose().context("tap")?.unwrap_or_default();
         let place = Place::Pod { oci: &self.oci, rootfs: &self.rootfs };
         let plan =
             translate(Source { name: &self.name, spec: spec.as_ref(), limits: &limits, place, node: &node, nics })?;

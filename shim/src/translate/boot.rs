@@ -6,7 +6,6 @@ use vireo_runtimeclass::kubevirt::v1::{KernelBoot, KernelBootContainer};
 use vireo_vmm::config::{BootConfig, ConsoleKind, DiskConfig};
 
 use super::{Fds, FileSource, Source, TranslateError, firmware};
-use crate::network::GUEST_IP_ARGUMENT;
 use crate::volume::{Purpose, open_local};
 
 /// Where the guest's root file system is.
@@ -54,7 +53,7 @@ pub(super) fn boot(
     };
     let cmdline = match kernel_boot.and_then(|boot| boot.kernel_args.as_deref()) {
         Some(args) => args.to_owned(),
-        None => compose_cmdline(root, !source.nics.is_empty()),
+        None => compose_cmdline(root, source.nics.first().and_then(|nic| nic.ip_argument.as_deref())),
     };
     let console = console_of(&cmdline);
     let kernel = fds.add(kernel)?;
@@ -119,8 +118,8 @@ fn from_node(source: &Source<'_>) -> Result<Option<(File, Option<File>)>, Transl
     Ok(Some((kernel, initrd)))
 }
 
-/// The command line where nobody wrote one. The guest's address stands in it as long as nothing answers DHCP.
-fn compose_cmdline(root: Root, nic: bool) -> String {
+/// The command line where nobody wrote one. The guest's address stands in it for guests that don't ask for one.
+fn compose_cmdline(root: Root, address: Option<&str>) -> String {
     let mut words = vec!["console=ttyS0"];
     let device = match root {
         Root::None => None,
@@ -130,9 +129,7 @@ fn compose_cmdline(root: Root, nic: bool) -> String {
     if let Some((root, readonly)) = device {
         words.extend([root, if readonly { "ro" } else { "rw" }]);
     }
-    if nic {
-        words.push(GUEST_IP_ARGUMENT);
-    }
+    words.extend(address);
     words.join(" ")
 }
 

@@ -247,6 +247,7 @@ static INTERFACE: Fields = Fields {
     supported: &[
         required("name", String),
         optional("masquerade", Record(&EMPTY)),
+        optional("bridge", Record(&EMPTY)),
         optional("model", String),
         optional("macAddress", String),
         optional("state", String),
@@ -256,7 +257,6 @@ static INTERFACE: Fields = Fields {
     known: &[
         "acpiIndex",
         "binding",
-        "bridge",
         "dhcpOptions",
         "macvtap",
         "passt",
@@ -275,11 +275,19 @@ static PORT: Fields = Fields {
 };
 
 static NETWORK: Fields = Fields {
-    supported: &[required("name", String), optional("pod", Record(&POD_NETWORK))],
-    known: &["multus", "resourceClaim"],
+    supported: &[
+        required("name", String),
+        optional("pod", Record(&POD_NETWORK)),
+        optional("multus", Record(&MULTUS_NETWORK)),
+    ],
+    known: &["resourceClaim"],
 };
 
-static POD_NETWORK: Fields = Fields { supported: &[], known: &["vmIPv6NetworkCIDR", "vmNetworkCIDR"] };
+static POD_NETWORK: Fields =
+    Fields { supported: &[optional("vmNetworkCIDR", String), optional("vmIPv6NetworkCIDR", String)], known: &[] };
+
+static MULTUS_NETWORK: Fields =
+    Fields { supported: &[required("networkName", String), optional("default", Boolean)], known: &[] };
 
 static VOLUME: Fields = Fields {
     supported: &[

@@ -43,6 +43,6 @@ impl VirtualMachineInstanceSpec {
         if !self.networks.is_empty() || self.interfaces().is_empty() {
             return self.networks.clone();
         }
-        vec![Network { name: "default".to_owned(), pod: Some(PodNetwork {}) }]
+        vec![Network { name: "default".to_owned(), pod: Some(PodNetwork::default()), multus: None }]
     }
 }

@@ -19,6 +19,9 @@ pub use domain::{
     ResourceRequirements,
 };
 pub use instance::VirtualMachineInstanceSpec;
-pub use networks::{Interface, InterfaceMasquerade, Network, PodNetwork, Port};
+pub use networks::{
+    DEFAULT_CIDR, DEFAULT_IPV6_CIDR, Interface, InterfaceBridge, InterfaceMasquerade, MultusNetwork, Network,
+    PodNetwork, Port,
+};
 pub use virtual_machine::{ObjectMeta, VirtualMachine, VirtualMachineInstanceTemplateSpec, VirtualMachineSpec};
 pub use volumes::{ContainerDiskSource, HostDisk, Volume};
