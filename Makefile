@@ -15,7 +15,7 @@ help:
 	@echo 'make test            every test layer; LAYER=unit|machine|node|cluster runs one, ONLY=text the scenarios so named'
 	@echo 'make images          every image now, with the full Debian guest'
 	@echo 'make check           format and lints'
-	@echo 'make bench           side by side with QEMU in one node; RUNS=n instead of 10 runs each'
+	@echo 'make bench           side by side with QEMU in one node; RUNS=n instead of 10 runs each; ONLY=text the loads so named'
 	@echo 'make clean           what was built here; built images stay in ~/.cache/vireo'
 
 # What building and virtual nodes need on a Debian 12.
@@ -40,7 +40,8 @@ test: $(if $(filter unit machine cluster,$(LAYER)),setup,build) tools
 
 # RUNS=n measures each machine n times instead of 10.
 bench: build tools
-	@$(TOOLS)/vireo-bench $(if $(RUNS),--runs $(RUNS))
+	@cargo build --release -p vireo-load
+	@$(TOOLS)/vireo-bench $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),node --only '$(ONLY)')
 
 # Every image of nodes and guests, with the full Debian guest and QEMU for benches, which are else built when first needed.
 images: tools

@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 pub fn run(vmm: &Path, folder: &Path, runs: usize) -> Result<Vec<Figure>> {
     let kernel = folder.join("payload.elf");
     fs::write(&kernel, payload::elf()).with_context(|| format!("write {}", kernel.display()))?;
-    let guest = Guest { kernel, initrd: None, cmdline: String::new() };
+    let guest = Guest::kernel(&kernel, None, "");
     let monitors = [
         Monitor::Vireo(vmm.to_owned()),
         Monitor::Qemu { machine: "microvm", arguments: &[] },
@@ -28,7 +28,7 @@ pub fn run(vmm: &Path, folder: &Path, runs: usize) -> Result<Vec<Figure>> {
     ];
     let samples = Samples::interleave(&monitors, runs, |monitor| {
         let first = monitor.start(&guest)?.wait_for(payload::WORD, LIMIT)?;
-        Ok(vec![Sample { name: NAME, unit: "ms", value: milliseconds(first) }])
+        Ok(vec![Sample { name: NAME.to_owned(), unit: "ms", value: milliseconds(first) }])
     })?;
     Ok(samples.figures(|_, peer| (peer == "QEMU microvm").then_some(0.25)))
 }

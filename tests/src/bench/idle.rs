@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The newest in a node.
-const CONTAINERD: &str = "1.7";
+pub const CONTAINERD: &str = "1.7";
 /// They hardly differ.
 const PODS: u32 = 3;
 /// KiB.

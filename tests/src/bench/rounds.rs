@@ -28,11 +28,7 @@ const PSS_BOUND: f64 = 4096.0;
 
 /// Runs them on the guest's files in a folder (`vmlinuz`, `initrd`).
 pub fn run(vmm: &Path, guest: &Path, runs: usize) -> Result<Vec<Figure>> {
-    let guest = Guest {
-        kernel: guest.join("vmlinuz"),
-        initrd: Some(guest.join("initrd")),
-        cmdline: "console=ttyS0 quiet".to_owned(),
-    };
+    let guest = Guest::kernel(&guest.join("vmlinuz"), Some(&guest.join("initrd")), "console=ttyS0 quiet");
     let monitors = monitors(vmm.to_owned());
     let bound = |name: &str, peer: &str| {
         let aim = BOUNDS.iter().find(|(bounded, _)| *bounded == name && peer == "QEMU microvm");
@@ -40,7 +36,7 @@ pub fn run(vmm: &Path, guest: &Path, runs: usize) -> Result<Vec<Figure>> {
     };
     // Apart from the boots, which are hundreds of times as long.
     let starts = Samples::interleave(&monitors, runs, |monitor| {
-        Ok(vec![Sample { name: FIRST_INSTRUCTION, unit: "ms", value: first_instruction(monitor, &guest)? }])
+        Ok(vec![Sample { name: FIRST_INSTRUCTION.to_owned(), unit: "ms", value: first_instruction(monitor, &guest)? }])
     })?;
     let boots = Samples::interleave(&monitors, runs, |monitor| Ok(boot(monitor, &guest)?.to_vec()))?;
     let mut figures = starts.figures(bound);
@@ -72,7 +68,10 @@ fn boot(monitor: &Monitor, guest: &Guest) -> Result<[Sample; 2]> {
     let pss = pss(running.pid()?)?;
     ensure!(pss.ram > 0, "{}: which mapping is the guest's RAM?", monitor.name());
     let beyond = f64::from(u32::try_from(pss.beyond)?);
-    Ok([Sample { name: INIT, unit: "ms", value: milliseconds(init) }, Sample { name: PSS, unit: "KiB", value: beyond }])
+    Ok([
+        Sample { name: INIT.to_owned(), unit: "ms", value: milliseconds(init) },
+        Sample { name: PSS.to_owned(), unit: "KiB", value: beyond },
+    ])
 }
 
 /// Of a duration.

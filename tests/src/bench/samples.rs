@@ -13,17 +13,17 @@ pub struct Samples {
 
 #[derive(Debug)]
 struct Series {
-    name: &'static str,
+    name: String,
     unit: &'static str,
     monitor: String,
     values: Vec<f64>,
 }
 
 /// One measurement.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Sample {
     /// `group/what`.
-    pub name: &'static str,
+    pub name: String,
     /// Of the value.
     pub unit: &'static str,
     /// Lower is better.
@@ -56,7 +56,8 @@ impl Samples {
         Ok(samples)
     }
 
-    fn add(&mut self, monitor: &str, sample: Sample) {
+    /// Counts one more of a monitor's.
+    pub fn add(&mut self, monitor: &str, sample: Sample) {
         let known = self.series.iter_mut().find(|series| series.name == sample.name && series.monitor == monitor);
         match known {
             Some(series) => series.values.push(sample.value),
@@ -79,11 +80,11 @@ impl Samples {
         let Some(vireo) = self.series.first().map(|series| series.monitor.as_str()) else { return Vec::new() };
         let others = self.series.iter().filter(|series| series.monitor != vireo);
         let beside = |series: &Series| {
-            let bound = bound(series.name, &series.monitor);
+            let bound = bound(&series.name, &series.monitor);
             Figure::beside(
-                series.name,
+                &series.name,
                 series.unit,
-                self.of(series.name, vireo),
+                self.of(&series.name, vireo),
                 (&series.monitor, &series.values),
                 bound,
             )
@@ -119,7 +120,7 @@ mod tests {
             order.push(monitor.name());
             #[expect(clippy::cast_precision_loss, reason = "a handful")]
             let value = order.len() as f64;
-            Ok(vec![Sample { name: "boot/x", unit: "ms", value }])
+            Ok(vec![Sample { name: "boot/x".to_owned(), unit: "ms", value }])
         });
         let figures =
             samples.unwrap().figures(|name, peer| (name == "boot/x" && peer == "QEMU microvm").then_some(0.5));

@@ -11,12 +11,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use vireo_tests::{
-    bench::{figure::Figure, here, idle, rounds, size, table},
+    bench::{figure::Figure, here, idle, load, rounds, size, table},
     node::{
         Node, Options, Request, Stream,
         share::{Build, builds_folder},
     },
-    progress,
+    progress, scenarios,
 };
 
 /// Where the node has this build's files.
@@ -33,6 +33,9 @@ struct Arguments {
     /// How often each monitor is measured.
     #[arg(long, global = true, default_value_t = 10)]
     runs: usize,
+    /// Of the loads in guests only those whose name has this in it; nothing else is measured in the node then.
+    #[arg(long, global = true)]
+    only: Option<String>,
     /// Where the figures go.
     #[arg(long, global = true, default_value = "target/bench.json")]
     out: PathBuf,
@@ -53,13 +56,13 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let figures = match arguments.part {
         Some(Part::Inside) => {
-            let figures = inside(arguments.runs)?;
+            let figures = inside(arguments.runs, arguments.only.as_deref())?;
             return Ok(serde_json::to_writer(std::io::stdout(), &figures)?);
         }
         Some(Part::Here) => on_host(arguments.runs)?,
-        Some(Part::Node) => in_node(arguments.runs)?,
+        Some(Part::Node) => in_node(arguments.runs, arguments.only.as_deref())?,
         None => {
-            let mut figures = in_node(arguments.runs)?;
+            let mut figures = in_node(arguments.runs, arguments.only.as_deref())?;
             figures.extend(on_host(arguments.runs)?);
             figures.extend(size::figures(&release()?)?);
             figures
@@ -89,10 +92,11 @@ fn on_host(runs: usize) -> Result<Vec<Figure>> {
     here::run(&release()?.join("vireo-vmm"), &folder, runs)
 }
 
-fn in_node(runs: usize) -> Result<Vec<Figure>> {
+fn in_node(runs: usize, only: Option<&str>) -> Result<Vec<Figure>> {
     let node = Node::boot(&Options::prepare("bench", Build::Release, true)?)?;
     let mut json = Vec::new();
-    let command = [format!("{SHARE}/bin/vireo-bench"), "inside".to_owned(), format!("--runs={runs}")];
+    let mut command = vec![format!("{SHARE}/bin/vireo-bench"), "inside".to_owned(), format!("--runs={runs}")];
+    command.extend(only.map(|only| format!("--only={only}")));
     let code = node.agent().run(Request::new(command).deadline(NODE_LIMIT), |stream, bytes| match stream {
         Stream::Output => json.extend(bytes),
         // Nobody may be looking.
@@ -102,11 +106,16 @@ fn in_node(runs: usize) -> Result<Vec<Figure>> {
     serde_json::from_slice(&json).context("read the node's figures")
 }
 
-fn inside(runs: usize) -> Result<Vec<Figure>> {
+fn inside(runs: usize, only: Option<&str>) -> Result<Vec<Figure>> {
     let share = Path::new(SHARE);
+    if only.is_some() {
+        scenarios::provision(idle::CONTAINERD)?;
+        return load::run(share, runs, only);
+    }
     // First: it sets the node up as an admin does, which matters to guests (huge pages). Its pods are gone afterwards.
     let idle = idle::figure()?;
     let mut figures = rounds::run(&share.join("bin/vireo-vmm"), &share.join("guest"), runs)?;
     figures.extend(idle);
+    figures.extend(load::run(share, runs.div_ceil(2), None)?);
     Ok(figures)
 }

@@ -12,6 +12,8 @@ use crate::guest;
 
 /// The product's binaries.
 const PRODUCT: [&str; 3] = ["containerd-shim-vireo-v2", "vireo-vmm", "vireo"];
+/// What benched guests run; only a release build of it, and only if it's there.
+const LOAD: &str = "vireo-load";
 /// The tests' own, which run in the node.
 const TOOLS: [&str; 4] = ["vireo-node-agent", "vireo-bench", "vireo-scenarios", "examples/jail_probe"];
 
@@ -57,6 +59,10 @@ impl Share {
                 None if build == Build::Newest => crate::progress::note(&format!("{name}: not built, left out")),
                 None => anyhow::bail!("{name}: not built: run cargo build --release"),
             }
+        }
+        let load = builds.join("release").join(LOAD);
+        if load.is_file() {
+            fs::copy(load, bin.join(LOAD))?;
         }
         let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node-setup");
         copy_tree(&setup, &tree).context("share node-setup")?;

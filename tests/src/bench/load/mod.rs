@@ -1,0 +1,55 @@
+//! Load in guests: disks.
+//!
+//! Vireo's guest and QEMU's are up side by side, each with disks of its own, and idle but for their turn:
+//! row by row, run by run they are asked for the same load (`tests/load`) and say what a unit of it took.
+//!
+//! - [`rows`]: what is asked for. [`rig`]: the node's side of it.
+
+mod rig;
+mod rows;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use super::{figure::Figure, samples::Samples};
+use crate::progress;
+use rig::Rig;
+use rows::{Row, rows};
+
+/// Runs every row that has `only` in its name. `share` is the node's `/vireo`.
+pub fn run(share: &Path, runs: usize, only: Option<&str>) -> Result<Vec<Figure>> {
+    let rows: Vec<Row> = rows().filter(|row| only.is_none_or(|only| row.name.contains(only))).collect();
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut rig = progress::step("guests for load", || Rig::start(share))?;
+    let mut samples = Samples::default();
+    for row in &rows {
+        progress::step(&row.name, || one(&mut rig, row, runs, &mut samples))?;
+    }
+    Ok(samples.figures(|name, _| rows.iter().find(|row| row.name == name).map(|row| row.bound)))
+}
+
+/// A first turn fills caches and isn't counted.
+fn one(rig: &mut Rig, row: &Row, runs: usize, samples: &mut Samples) -> Result<()> {
+    for run in 0..=runs {
+        let mut said = Vec::new();
+        for subject in rig.subjects() {
+            let Some(sample) =
+                rig.measure(subject, row).with_context(|| format!("{}, {}", subject.name(), row.name))?
+            else {
+                continue;
+            };
+            said.push(format!("{} {:.1} {}", subject.name(), sample.value, sample.unit));
+            if run > 0 {
+                samples.add(subject.name(), sample);
+            }
+        }
+        if said.is_empty() {
+            bail!("nobody does it");
+        }
+        progress::note(&said.join(", "));
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! What a monitor under test gets to run.
+
+use std::path::{Path, PathBuf};
+
+/// A guest, the same for every monitor but for the names of its files.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    /// What runs first.
+    pub boot: Boot,
+    /// virtio disks, in this order; past the host's page cache.
+    pub disks: Vec<Disk>,
+    /// virtio network cards, in this order.
+    pub cards: Vec<Card>,
+    /// The context id of its vsock device.
+    pub vsock: Option<u32>,
+}
+
+/// What runs first.
+#[derive(Debug, Clone)]
+pub enum Boot {
+    /// No firmware: a kernel with a PVH entry, or a bzImage.
+    Kernel {
+        /// The kernel.
+        kernel: PathBuf,
+        /// The initial RAM file system.
+        initrd: Option<PathBuf>,
+        /// The kernel's command line.
+        cmdline: String,
+    },
+}
+
+/// A disk on an image that nobody else has open.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// Its file.
+    pub path: PathBuf,
+    /// `raw` or `qcow2`.
+    pub format: &'static str,
+}
+
+/// A card on a tap of the host's.
+#[derive(Debug, Clone)]
+pub struct Card {
+    /// The tap's name.
+    pub tap: String,
+    /// The hardware address.
+    pub mac: [u8; 6],
+    /// The host's kernel moves the packets (vhost-net), where the monitor lets one choose.
+    pub vhost: bool,
+}
+
+impl Guest {
+    /// One that has nothing but a kernel.
+    pub fn kernel(kernel: &Path, initrd: Option<&Path>, cmdline: &str) -> Self {
+        let (kernel, initrd, cmdline) = (kernel.to_owned(), initrd.map(Path::to_owned), cmdline.to_owned());
+        Self { boot: Boot::Kernel { kernel, initrd, cmdline }, disks: Vec::new(), cards: Vec::new(), vsock: None }
+    }
+}
