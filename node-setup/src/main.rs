@@ -27,6 +27,9 @@ enum Command {
         /// Rate limits of the machine's disks, as in the annotation vireo.dev/rate-limits, which it replaces
         #[arg(long, value_name = "JSON")]
         rate_limits: Option<String>,
+        /// A volume whose image stays as it is: what the guest writes to it is forgotten at its end
+        #[arg(long, value_name = "VOLUME")]
+        ephemeral: Vec<String>,
     },
     /// Say what this node lacks to run VM pods, and what to do about it
     Check,
@@ -34,7 +37,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Run { manifest, rate_limits } => run::run(&manifest, rate_limits.as_deref()),
+        Command::Run { manifest, rate_limits, ephemeral } => run::run(&manifest, rate_limits.as_deref(), &ephemeral),
         Command::Check => Ok(check::check()),
     };
     result.unwrap_or_else(|error| {

@@ -23,3 +23,9 @@ pub const NODE_CONFIG: &str = "/etc/vireo/config.json";
 
 /// User and group that the VMM runs as where the pod names none: KubeVirt's `qemu`, owner of the files in a containerDisk.
 pub const DEFAULT_ID: u32 = 107;
+
+/// Folder of a container where claims are mounted, each below its volume's name (KubeVirt's place).
+pub const CLAIMS_DIR: &str = "/var/run/kubevirt-private/vmi-disks";
+
+/// Name of the disk image in a claim with a file system (KubeVirt's and CDI's).
+pub const CLAIM_IMAGE: &str = "disk.img";

@@ -35,11 +35,17 @@ const BUILD_LIMIT: Duration = Duration::from_secs(30);
 /// Between the power button and the plug, where the manifest says nothing (KubeVirt's default), seconds.
 const GRACE_SECONDS: u64 = 30;
 
-/// Runs the machine of `manifest` until it ends, under these rate limits if there are any, else under the manifest's.
-pub(crate) fn run(manifest: &Path, rate_limits: Option<&str>) -> Result<ExitCode> {
+/// Runs the machine of `manifest` until it ends, under these rate limits if there are any, else under the manifest's. What it
+/// writes to the volumes `ephemeral` is forgotten then.
+pub(crate) fn run(manifest: &Path, rate_limits: Option<&str>, ephemeral: &[String]) -> Result<ExitCode> {
     let vm = manifest::read(manifest)?;
     let limits = limits::of(&vm, rate_limits)?;
     refuse_network(&vm)?;
+    let volumes = &vm.spec.template.spec.volumes;
+    for name in ephemeral {
+        let known = volumes.iter().any(|volume| volume.name == *name && volume.host_disk.is_some());
+        ensure!(known, "--ephemeral {name}: the manifest has no hostDisk of that name");
+    }
     let strategy = &vm.spec.template.spec.start_strategy;
     ensure!(
         strategy.is_none(),
@@ -54,7 +60,7 @@ pub(crate) fn run(manifest: &Path, rate_limits: Option<&str>) -> Result<ExitCode
     let spec = &vm.spec.template.spec;
     let name = vm.metadata.name.as_deref().unwrap_or("machine");
     let jail = JailConfig { uid: DEFAULT_ID, gid: DEFAULT_ID };
-    let place = Place::Local { folder, jail };
+    let place = Place::Local { folder, ephemeral, jail };
     let plan = translate(Source { name, spec: Some(spec), limits: &limits, place, node: &node, nics: Vec::new() })?;
     let console = plan.machine.console;
 

@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 
 use super::Rules;
-use crate::kubevirt::v1::{CustomBlockSize, Disk, VirtualMachineInstanceSpec};
+use crate::kubevirt::v1::{CustomBlockSize, Disk, VirtualMachineInstanceSpec, Volume};
 
 /// As many disks as a machine's PCI bus has room for beside its other devices.
 const MAX_DISKS: usize = 24;
+/// Sizes that an empty disk may have, bytes: what guests find room on, and what file systems can hold.
+const EMPTY_DISK: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 40;
 /// Length of a virtio-blk serial, bytes (virtio 1.3 §5.2.6).
 const MAX_SERIAL: usize = 20;
 
@@ -25,24 +27,41 @@ fn volumes(spec: &VirtualMachineInstanceSpec, rules: &mut Rules<'_>) {
     for (index, volume) in spec.volumes.iter().enumerate() {
         let at = format!("volumes[{index}]");
         name(&volume.name, &at, &mut names, rules);
-        match (&volume.container_disk, &volume.host_disk) {
-            (Some(_), Some(_)) => rules.refuse(&at, "has more than one source"),
-            (None, None) => rules.refuse(&at, "has no source; containerDisk and hostDisk are supported"),
-            (Some(disk), None) => {
-                if disk.path.as_deref().is_some_and(|path| !path.starts_with('/')) {
-                    rules.refuse(format_args!("{at}.containerDisk.path"), "must be absolute");
-                }
-            }
-            (None, Some(disk)) => {
-                if disk.kind != "Disk" {
-                    let what = format!("{:?} is not supported by vireo; Disk is", disk.kind);
-                    rules.refuse(format_args!("{at}.hostDisk.type"), what);
-                }
-            }
-        }
+        source(volume, &at, rules);
     }
     if spec.volumes.len() > MAX_DISKS {
         rules.refuse("volumes", format!("{} volumes; a machine has room for {MAX_DISKS}", spec.volumes.len()));
+    }
+}
+
+/// A volume has one source, and that is sound.
+fn source(volume: &Volume, at: &str, rules: &mut Rules<'_>) {
+    let Volume { name: _, container_disk, host_disk, ephemeral, empty_disk } = volume;
+    let sources = [container_disk.is_some(), host_disk.is_some(), ephemeral.is_some(), empty_disk.is_some()];
+    match sources.into_iter().filter(|there| *there).count() {
+        0 => rules.refuse(at, "has no source; containerDisk, hostDisk, ephemeral and emptyDisk are supported"),
+        1 => {}
+        _ => rules.refuse(at, "has more than one source"),
+    }
+    if container_disk.as_ref().and_then(|disk| disk.path.as_deref()).is_some_and(|path| !path.starts_with('/')) {
+        rules.refuse(format_args!("{at}.containerDisk.path"), "must be absolute");
+    }
+    if let Some(disk) = host_disk.as_ref().filter(|disk| disk.kind != "Disk") {
+        let what = format!("{:?} is not supported by vireo; Disk is", disk.kind);
+        rules.refuse(format_args!("{at}.hostDisk.type"), what);
+    }
+    if let Some(ephemeral) = ephemeral {
+        match &ephemeral.persistent_volume_claim {
+            None => rules.refuse(format_args!("{at}.ephemeral.persistentVolumeClaim"), "missing"),
+            Some(claim) if claim.claim_name.is_empty() => {
+                rules.refuse(format_args!("{at}.ephemeral.persistentVolumeClaim.claimName"), "empty");
+            }
+            Some(_) => {}
+        }
+    }
+    if let Some(disk) = empty_disk.as_ref().filter(|disk| !EMPTY_DISK.contains(&disk.capacity.value())) {
+        let what = format!("{} bytes; an empty disk has 1Mi to 64Ti", disk.capacity.value());
+        rules.refuse(format_args!("{at}.emptyDisk.capacity"), what);
     }
 }
 
@@ -51,8 +70,12 @@ fn disks(spec: &VirtualMachineInstanceSpec, rules: &mut Rules<'_>) {
     for (index, disk) in spec.domain.devices.disks.iter().enumerate() {
         let at = format!("domain.devices.disks[{index}]");
         name(&disk.name, &at, &mut names, rules);
-        if !spec.volumes.iter().any(|volume| volume.name == disk.name) {
-            rules.refuse(format_args!("{at}.name"), format!("no volume is named {:?}", disk.name));
+        match spec.volumes.iter().find(|volume| volume.name == disk.name) {
+            None => rules.refuse(format_args!("{at}.name"), format!("no volume is named {:?}", disk.name)),
+            Some(volume) if volume.empty_disk.is_some() && disk.is_readonly() => {
+                rules.refuse(&at, "is read-only and shows an emptyDisk, which nobody else fills");
+            }
+            Some(_) => {}
         }
         target(disk, &at, rules);
         traits(disk, &at, rules);

@@ -247,7 +247,30 @@ fn each_wrong_value_is_refused_by_its_path() {
         (
             "/volumes/0",
             json!({"name": "root"}),
-            "spec.volumes[0]: has no source; containerDisk and hostDisk are supported",
+            "spec.volumes[0]: has no source; containerDisk, hostDisk, ephemeral and emptyDisk are supported",
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "root", "ephemeral": {}}),
+            "spec.volumes[0].ephemeral.persistentVolumeClaim: missing",
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "root", "ephemeral": {"persistentVolumeClaim": {"claimName": ""}}}),
+            "spec.volumes[0].ephemeral.persistentVolumeClaim.claimName: empty",
+        ),
+        (
+            "/volumes",
+            json!([
+                {"name": "root", "containerDisk": {"image": "x"}},
+                {"name": "empty", "emptyDisk": {"capacity": "1k"}},
+            ]),
+            "spec.volumes[1].emptyDisk.capacity: 1000 bytes; an empty disk has 1Mi to 64Ti",
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "root", "emptyDisk": {"capacity": "1Gi"}}),
+            "spec.domain.devices.disks[0]: is read-only and shows an emptyDisk, which nobody else fills",
         ),
         (
             "/volumes/0",

@@ -8,6 +8,7 @@
 //! the main one.
 
 mod child;
+mod identity;
 mod vmm;
 
 use std::ffi::CString;
@@ -24,6 +25,7 @@ use vireo_vmm::control::message::Command;
 use vireo_vmm::control::{self, Client};
 
 use child::{CONTROL_FD, Child, Failure};
+pub use identity::Identity;
 pub use vmm::{ExitStatus, Vmm};
 
 /// What to start.

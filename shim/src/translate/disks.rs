@@ -6,16 +6,20 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use vireo_runtimeclass::kubevirt::v1::{BlockSize as SpecBlockSize, Disk, VirtualMachineInstanceSpec, Volume};
-use vireo_vmm::config::{BlockSize, CacheMode, DiskConfig, ErrorPolicy, ImageFormat, MAX_QUEUES};
+use vireo_vmm::config::{BlockSize, CacheMode, DiskConfig, ErrorPolicy, ImageFormat, JailConfig, MAX_QUEUES};
 
-use super::{Fds, FileSource, TranslateError};
-use crate::volume::{ImageRoot, Purpose, VolumeError, block_sizes, is_named_qcow2, open_local, refuse_other_formats};
+use super::{Fds, FileSource, Place, TranslateError, pod_identity};
+use crate::volume::{
+    ImageRoot, Purpose, VolumeError, block_sizes, claim_image, is_named_qcow2, local_scratch, open_local,
+    refuse_other_formats,
+};
 
 /// Name of the disk that nobody named.
 const DEFAULT_NAME: &str = "containerdisk";
 
 pub(super) fn disks(
     spec: Option<&VirtualMachineInstanceSpec>,
+    place: &Place<'_>,
     files: &FileSource<'_>,
     vcpus: u32,
     fds: &mut Fds,
@@ -42,7 +46,7 @@ pub(super) fn disks(
             let path = files.field(&format!("domain.devices.disks: {}", disk.name));
             return Err(TranslateError::Field { path, what: "has no volume" });
         };
-        let opened = open_volume(index, volume, files, readonly)?;
+        let opened = open_volume((index, volume), place, files, readonly)?;
         let block_size = block_size(&disk, &opened.image)?;
         Ok(DiskConfig {
             readonly,
@@ -110,37 +114,64 @@ impl Opened {
 }
 
 fn open_volume(
-    index: usize,
-    volume: &Volume,
+    (index, volume): (usize, &Volume),
+    place: &Place<'_>,
     files: &FileSource<'_>,
     readonly: bool,
 ) -> Result<Opened, TranslateError> {
     let refuse =
         |source: &str, what| TranslateError::Field { path: files.field(&format!("volumes[{index}].{source}")), what };
-    match (volume, files) {
-        (Volume { container_disk: Some(disk), .. }, FileSource::Image(root)) => {
+    let fail = |source| TranslateError::Disk { name: volume.name.clone(), source };
+    match (volume, place, files) {
+        (Volume { container_disk: Some(disk), .. }, _, FileSource::Image(root)) => {
             open_container_disk(root, disk.path.as_deref(), &volume.name, readonly)
         }
-        (Volume { host_disk: Some(disk), .. }, FileSource::Local(folder)) => {
-            open_host_disk(&folder.join(&disk.path), readonly)
-                .map_err(|source| TranslateError::Disk { name: volume.name.clone(), source })
-        }
-        (Volume { container_disk: Some(_), .. }, FileSource::Local(_)) => {
+        (Volume { container_disk: Some(_), .. }, _, FileSource::Local(_)) => {
             Err(refuse("containerDisk", "vireo run pulls no images; use hostDisk with a file of this machine"))
         }
+        (Volume { host_disk: Some(disk), .. }, Place::Local { folder, ephemeral, .. }, _) => {
+            let forget = ephemeral.contains(&volume.name);
+            open_host_disk(&folder.join(&disk.path), readonly, forget).map_err(fail)
+        }
         // A file of the node is not for whoever may write a pod.
-        _ => Err(refuse("hostDisk", "not supported by vireo in a pod; vireo run takes it")),
+        (Volume { host_disk: Some(_), .. }, ..) => {
+            Err(refuse("hostDisk", "not supported by vireo in a pod; vireo run takes it"))
+        }
+        (Volume { empty_disk: Some(disk), .. }, ..) => empty_disk(files, disk.capacity.value()).map_err(fail),
+        (_, Place::Pod { oci, .. }, FileSource::Image(root)) => {
+            let JailConfig { uid, gid } = pod_identity(oci);
+            let open = || {
+                let image = claim_image(oci, (uid, gid), &volume.name, Purpose::ReadOnlyDisk)?;
+                let overlay = if readonly { None } else { Some(root.scratch()?) };
+                Ok(Opened { image, format: ImageFormat::Detect, overlay })
+            };
+            open().map_err(fail)
+        }
+        _ => Err(refuse("ephemeral", "vireo run knows no claims; use hostDisk, and vireo run --ephemeral")),
     }
 }
 
-/// An admin's own file, raw unless its name says qcow2: a guest writes to it, and could make it look like either.
-fn open_host_disk(path: &Path, readonly: bool) -> Result<Opened, VolumeError> {
-    let image = open_local(path, if readonly { Purpose::ReadOnlyDisk } else { Purpose::Disk })?;
+/// A new disk, of which only what the guest writes takes space.
+fn empty_disk(files: &FileSource<'_>, capacity: u64) -> Result<Opened, VolumeError> {
+    let (image, place) = match files {
+        FileSource::Image(root) => (root.scratch()?, "the container's file system"),
+        FileSource::Local(_) => (local_scratch()?, "this machine's file system"),
+    };
+    let size = capacity.next_multiple_of(4096);
+    image.set_len(size).map_err(|source| VolumeError::Size { size, place: place.to_owned(), source })?;
+    Ok(Opened { image, format: ImageFormat::Raw, overlay: None })
+}
+
+/// An admin's own file, raw unless its name says qcow2: a guest writes to it, and could make it look like either. With
+/// `forget`, what the guest writes is gone with the machine.
+fn open_host_disk(path: &Path, readonly: bool, forget: bool) -> Result<Opened, VolumeError> {
+    let image = open_local(path, if readonly || forget { Purpose::ReadOnlyDisk } else { Purpose::Disk })?;
     let format = if is_named_qcow2(path) { ImageFormat::Qcow2 } else { ImageFormat::Raw };
     if format == ImageFormat::Raw {
         refuse_other_formats(&image, path)?;
     }
-    Ok(Opened { image, format, overlay: None })
+    let overlay = if forget && !readonly { Some(local_scratch()?) } else { None };
+    Ok(Opened { image, format, overlay })
 }
 
 /// A file of the image, which no guest ever writes to: so its content may say what it is, and what the guest writes goes

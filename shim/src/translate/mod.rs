@@ -59,6 +59,8 @@ pub enum Place<'a> {
     Local {
         /// The manifest's folder.
         folder: &'a Path,
+        /// Volumes that stay as they are, whatever the guest writes.
+        ephemeral: &'a [String],
         /// Whom the VMM becomes.
         jail: JailConfig,
     },
@@ -210,7 +212,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     let size = size::size(source.spec, &source.place)?;
     let cpu = cpu::cpu(source.spec, &source.place, &files, (size.vcpus, &kvm))?;
     let kvm = fds.add(kvm)?;
-    let mut disks = disks::disks(source.spec, &files, size.vcpus, &mut fds)?;
+    let mut disks = disks::disks(source.spec, &source.place, &files, size.vcpus, &mut fds)?;
     let root = match &disks[..] {
         [first, ..] if disks::is_partitioned(&fds, first) => boot::Root::Partition { readonly: first.readonly },
         [first, ..] => boot::Root::Whole { readonly: first.readonly },

@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 
 use serde_json::{Value, json};
 use vireo_runtimeclass::parse_vmi;
@@ -83,6 +83,11 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 fn content(plan: &LaunchPlan, index: FdIndex) -> String {
     let fd = plan.fds[usize::from(index.0)].try_clone().unwrap();
     std::io::read_to_string(File::from(fd)).unwrap()
+}
+
+fn is_writable(plan: &LaunchPlan, index: FdIndex) -> bool {
+    let fd = plan.fds[usize::from(index.0)].try_clone().unwrap();
+    File::from(fd).write_at(b"x", 0).is_ok()
 }
 
 fn boot_of(plan: &LaunchPlan) -> (String, Option<String>, String) {
@@ -378,7 +383,7 @@ fn sizes_that_do_not_fit_are_refused() {
 fn local_machines() {
     let pod = Pod::new(&["k", "root.img"]);
     let jail = JailConfig { uid: 7, gid: 8 };
-    let place = Place::Local { folder: pod.dir.path(), jail };
+    let place = Place::Local { folder: pod.dir.path(), ephemeral: &["forgotten".to_owned()], jail };
     let run = |container: Value, volume: Value| {
         let spec = json!({
             "domain": {"devices": {}, "firmware": {"kernelBoot": {"container": container}}},
@@ -397,6 +402,13 @@ fn local_machines() {
     fs::copy(pod.dir.path().join("root.img"), pod.dir.path().join("root.qcow2")).unwrap();
     let plan = run(kernel(), json!({"name": "a", "hostDisk": {"path": "root.qcow2", "type": "Disk"}})).unwrap();
     assert_eq!((plan.machine.disks[0].format, plan.machine.disks[0].overlay), (ImageFormat::Qcow2, None));
+    let plan = run(kernel(), json!({"name": "forgotten", "hostDisk": {"path": "root.img", "type": "Disk"}})).unwrap();
+    assert!(plan.machine.disks[0].overlay.is_some());
+    assert!(!is_writable(&plan, plan.machine.disks[0].image), "the guest writes elsewhere");
+    let claim = run(kernel(), json!({"name": "a", "ephemeral": {"persistentVolumeClaim": {"claimName": "c"}}}));
+    let expected =
+        "spec.template.spec.volumes[0].ephemeral: vireo run knows no claims; use hostDisk, and vireo run --ephemeral";
+    assert_eq!(claim.unwrap_err(), expected);
     let image = run(json!({"kernelPath": "k", "image": "debian"}), disk()).unwrap_err();
     assert!(
         image.starts_with("spec.template.spec.domain.firmware.kernelBoot.container.image: vireo run pulls no images"),
@@ -488,7 +500,55 @@ fn vsock_is_there_when_it_is_asked_for() {
     assert_eq!(pod.translate(Some(&asked)).unwrap().machine.vsock, Some(VsockConfig { cid: 3 }));
     assert_eq!(pod.translate(None).unwrap().machine.vsock, None);
     let spec = parse_vmi(&asked.to_string()).unwrap();
-    let place = Place::Local { folder: pod.dir.path(), jail: JailConfig { uid: 1, gid: 1 } };
+    let place = Place::Local { folder: pod.dir.path(), ephemeral: &[], jail: JailConfig { uid: 1, gid: 1 } };
     let refused = compose(pod.source(Some(&spec), place), null()).unwrap_err();
     assert!(chain(&refused).starts_with("spec.template.spec.domain.devices.autoattachVSOCK: "), "{refused}");
+}
+
+#[test]
+fn an_ephemeral_claim_is_read_as_the_pods_user_and_an_overlay_written() {
+    let mut pod = Pod::new(DEBIAN);
+    // Where the pod's user may look: `Pod`'s own folder is root's.
+    let claim = tempfile::tempdir().unwrap();
+    let image = claim.path().join("disk.img");
+    fs::write(&image, "the claim's").unwrap();
+    fs::set_permissions(claim.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o640)).unwrap();
+    chown(&image, Some(0), Some(5000)).unwrap();
+    let spec = json!({
+        "domain": {"devices": {}},
+        "volumes": [{"name": "data", "ephemeral": {"persistentVolumeClaim": {"claimName": "c"}}}],
+    });
+    let unmounted = pod.refusal(Some(&spec));
+    let place = "/var/run/kubevirt-private/vmi-disks/data";
+    assert!(unmounted.starts_with(&format!("disk \"data\": the claim is not mounted at {place}; ")), "{unmounted}");
+    pod.oci["mounts"] = json!([{"destination": place, "type": "bind", "source": claim.path()}]);
+    let denied = pod.refusal(Some(&spec));
+    let expected = format!("disk \"data\": the claim mounted at {place}: disk.img can't be opened: Permission denied");
+    assert!(denied.starts_with(&expected), "{denied}");
+    pod.oci["process"]["user"]["additionalGids"] = json!([5000]);
+    let plan = pod.translate(Some(&spec)).unwrap();
+    let disk = &plan.machine.disks[0];
+    assert_eq!(content(&plan, disk.image), "the claim's");
+    assert!(disk.overlay.is_some() && disk.format == ImageFormat::Detect);
+    assert!(!is_writable(&plan, disk.image));
+    fs::remove_file(&image).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &image).unwrap();
+    let link = pod.refusal(Some(&spec));
+    assert!(link.contains(&format!("the claim mounted at {place}: disk.img is a symbolic link")), "{link}");
+}
+
+#[test]
+fn an_empty_disk_is_as_large_as_it_says_and_takes_no_space() {
+    let pod = Pod::new(DEBIAN);
+    let spec = json!({
+        "domain": {"devices": {"disks": [{"name": "scratch", "serial": "S1"}]}},
+        "volumes": [{"name": "scratch", "emptyDisk": {"capacity": "10G"}}],
+    });
+    let plan = pod.translate(Some(&spec)).unwrap();
+    let disk = &plan.machine.disks[0];
+    assert_eq!((disk.format, disk.overlay, disk.serial.as_deref()), (ImageFormat::Raw, None, Some("S1")));
+    let file = File::from(plan.fds[usize::from(disk.image.0)].try_clone().unwrap());
+    let metadata = file.metadata().unwrap();
+    assert_eq!((metadata.len(), metadata.blocks(), metadata.nlink()), (10_000_003_072, 0, 0));
 }

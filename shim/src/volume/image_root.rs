@@ -95,15 +95,15 @@ impl ImageRoot {
             let name = format!(".vireo-overlay-{number}");
             match openat(&self.root, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR) {
                 Err(Errno::EEXIST) => {}
-                Err(error) => return Err(VolumeError::Scratch(error.into())),
+                Err(error) => return Err(no_scratch(error)),
                 Ok(file) => {
                     let removed = unlinkat(&self.root, name.as_str(), UnlinkatFlags::NoRemoveDir);
-                    removed.map_err(|error| VolumeError::Scratch(error.into()))?;
+                    removed.map_err(no_scratch)?;
                     return Ok(file.into());
                 }
             }
         }
-        Err(VolumeError::Scratch(Errno::EEXIST.into()))
+        Err(no_scratch(Errno::EEXIST))
     }
 
     fn resolve(&self, path: &str, flags: OFlag) -> Result<OwnedFd, VolumeError> {
@@ -126,6 +126,10 @@ impl ImageRoot {
             other => VolumeError::Open { path: owned(), source: other.into() },
         })
     }
+}
+
+fn no_scratch(error: Errno) -> VolumeError {
+    VolumeError::Scratch { place: "the container's file system".to_owned(), source: error.into() }
 }
 
 /// Names that aren't UTF-8 stay visible in errors, and can't be opened.

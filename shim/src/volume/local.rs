@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Purpose, VolumeError, open_checked};
 
@@ -21,6 +21,14 @@ pub fn open_local(path: &Path, purpose: Purpose) -> Result<File, VolumeError> {
             },
         )?;
     open_checked(&OwnedFd::from(handle), &name, purpose, true)
+}
+
+/// A new, empty, nameless file of this machine, for what a guest writes until it ends: in `$TMPDIR`, or in `/var/tmp`, which
+/// unlike `/tmp` is on a disk.
+pub fn local_scratch() -> Result<File, VolumeError> {
+    let place = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
+    let options = OpenOptions::new().read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(&place);
+    options.map_err(|source| VolumeError::Scratch { place: place.display().to_string(), source })
 }
 
 /// Whether an admin calls a file a qcow2 image. Its content doesn't count: the guest that last wrote to it may have made

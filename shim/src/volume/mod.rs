@@ -5,10 +5,11 @@
 //! no link is followed, no other file system entered, and nothing but a regular file opened ([`ImageRoot`]). On the
 //! machine's own file system, where an admin named the path, a block device will do as well ([`open_local`]).
 //!
-//! No file is opened with the pod's identity: an image is the container's own throw-away copy. Volumes that the pod shares
-//! with others are not served yet. What is in an image is for the jailed VMM to judge.
+//! An image is the container's own throw-away copy, and opened by root. A volume that the pod shares with others is opened
+//! with the pod's identity ([`claim_image`]). What is in an image is for the jailed VMM to judge.
 
 mod block_size;
+mod claim;
 mod image_root;
 mod local;
 #[cfg(test)]
@@ -20,8 +21,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 
 pub use block_size::block_sizes;
+pub use claim::claim_image;
 pub use image_root::ImageRoot;
-pub use local::{is_named_qcow2, open_local, refuse_other_formats};
+pub use local::{is_named_qcow2, local_scratch, open_local, refuse_other_formats};
 
 /// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,8 +93,42 @@ pub enum VolumeError {
         cure: &'static str,
     },
     /// No file to take what the guest writes.
-    #[error("no overlay can be made in the container's file system, which a disk that isn't read-only needs")]
-    Scratch(#[source] io::Error),
+    #[error("no file for what the guest writes can be made in {place}")]
+    Scratch {
+        /// Where.
+        place: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No file system can hold an empty disk of that size.
+    #[error("no disk of {size} bytes can be made in {place}")]
+    Size {
+        /// Bytes.
+        size: u64,
+        /// Where.
+        place: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The container has no mount for a claim.
+    #[error(
+        "the claim is not mounted at {place}; the pod has to mount it there, and claims in block mode are not supported by vireo"
+    )]
+    NoClaim {
+        /// Where it belongs.
+        place: String,
+    },
+    /// What is in a claim can't be used.
+    #[error("the claim mounted at {place}")]
+    Claim {
+        /// Where.
+        place: String,
+        /// Why.
+        #[source]
+        source: Box<VolumeError>,
+    },
     /// The folder of a containerDisk isn't there.
     #[error("the image has no {0} folder; a containerDisk image holds one disk image there")]
     NoDiskFolder(&'static str),

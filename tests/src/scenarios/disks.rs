@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
+    os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -26,6 +27,7 @@ use crate::guest::{BLANK_QCOW2, images::QCOW2_DISK};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("a_pods_disk_forgets_with_the_pod_alone", forgets),
+    Scenario::each("an_ephemeral_claim_forgets_and_stays_as_it_is", ephemeral),
     Scenario::once("killed_vmm_loses_no_acknowledged_write_on_raw", |_| survives_kills("raw")),
     Scenario::once("killed_vmm_loses_no_acknowledged_write_on_qcow2", |_| survives_kills("qcow2")),
 ];
@@ -49,6 +51,69 @@ fn forgets(bench: &mut Bench) -> Result<()> {
             console.wait_for("KEPT", LIMIT)?;
         }
         pod.remove(bench)?;
+    }
+    Ok(())
+}
+
+/// Two claims, raw and qcow2, and an empty disk: what a guest writes there survives its reboot, not its pod, and the
+/// claims' images stay as they are.
+fn ephemeral(bench: &mut Bench) -> Result<()> {
+    let folder = tempfile::tempdir_in("/run")?;
+    let claims = ["raw", "qcow2"].map(|name| (name, folder.path().join(name).join("disk.img")));
+    let mut raw = vec![0; 16 << 20];
+    raw[..4].copy_from_slice(b"BASE");
+    let qcow2 = fs::read(Path::new("/vireo/guest").join(BLANK_QCOW2))?;
+    let contents = [raw, qcow2];
+    for ((_, image), content) in claims.iter().zip(&contents) {
+        let claim = image.parent().context("a folder")?;
+        fs::create_dir(claim)?;
+        fs::set_permissions(claim, fs::Permissions::from_mode(0o755))?;
+        fs::write(image, content)?;
+        // The pod's own user may read it, and nobody may write.
+        fs::set_permissions(image, fs::Permissions::from_mode(0o400))?;
+        chown(image, Some(107), Some(107))?;
+    }
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711))?;
+    let mut spec = vmi("");
+    let volumes = spec["volumes"].as_array_mut().context("a list")?;
+    for (name, _) in &claims {
+        volumes.push(json!({"name": name, "ephemeral": {"persistentVolumeClaim": {"claimName": name}}}));
+    }
+    volumes.push(json!({"name": "empty", "emptyDisk": {"capacity": "64Mi"}}));
+    let disks = spec["domain"]["devices"]["disks"].as_array_mut().context("a list")?;
+    disks.push(json!({"name": "empty", "disk": {"bus": "virtio"}, "serial": "EMPTY-1"}));
+    let mut pod = PodSpec::described(&spec);
+    for (name, image) in &claims {
+        let claim = image.parent().context("a folder")?.display().to_string();
+        pod.mounts.push((format!("/var/run/kubevirt-private/vmi-disks/{name}"), claim));
+    }
+    // Listed disks come first: the empty one is vdb, the claims vdc and vdd.
+    let first = "first() { dd if=/dev/$1 bs=512 count=1 2> /dev/null | tr -d '\\0'; }\n";
+    let look = |tag: &str| format!("for d in vdb vdc vdd; do echo {tag}=$d=$(first $d)=; done\n");
+    for round in ["one", "two"] {
+        let pod = bench.boot(pod.clone())?;
+        let mut console = pod.attach(bench)?;
+        console.send(first)?;
+        console.send(&look(round))?;
+        for text in ["vdb==", "vdc=BASE=", "vdd=="] {
+            console.wait_for(&format!("{round}={text}"), LIMIT)?;
+        }
+        console.send("cat /sys/block/vdb/serial /sys/block/vdb/size\n")?;
+        console.wait_for("EMPTY-1", LIMIT)?;
+        console.wait_for("131072", LIMIT)?;
+        console.send("for d in vdb vdc vdd; do echo kept | dd of=/dev/$d bs=512 conv=sync,fsync,notrunc; done\n")?;
+        console.send("act reboot\n")?;
+        console.wait_for("GUEST-INIT", LIMIT)?;
+        console.wait_for(PROMPT, LIMIT)?;
+        console.send(first)?;
+        console.send(&look("again"))?;
+        for disk in ["vdb", "vdc", "vdd"] {
+            console.wait_for(&format!("again={disk}=kept="), LIMIT)?;
+        }
+        pod.remove(bench)?;
+        for ((name, image), content) in claims.iter().zip(&contents) {
+            ensure!(fs::read(image)? == *content, "the claim's {name} image has changed");
+        }
     }
     Ok(())
 }

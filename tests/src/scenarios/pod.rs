@@ -50,6 +50,8 @@ pub struct PodSpec {
     pub user: Option<i64>,
     /// Program of a container that is no VM.
     pub command: Vec<String>,
+    /// Folders of the node that the container sees: where in the container, where in the node.
+    pub mounts: Vec<(String, String)>,
 }
 
 impl PodSpec {
@@ -64,6 +66,7 @@ impl PodSpec {
             tty: true,
             user: None,
             command: Vec::new(),
+            mounts: Vec::new(),
         }
     }
 
@@ -181,6 +184,7 @@ impl Pod {
             metadata: Some(v1::ContainerMetadata { name: "compute".to_owned(), attempt: 0 }),
             image: Some(v1::ImageSpec { image: self.spec.image.clone() }),
             command: self.spec.command.clone(),
+            mounts: self.spec.mounts.iter().map(mount).collect(),
             log_path: "compute.log".to_owned(),
             stdin: true,
             tty: self.spec.tty,
@@ -331,6 +335,10 @@ impl Pod {
             Ok(super::shell::output(["busybox", "wget", "-q", "-T", "5", "-O", "-", &url]).ok())
         })
     }
+}
+
+fn mount((container_path, host_path): &(String, String)) -> v1::Mount {
+    v1::Mount { container_path: container_path.clone(), host_path: host_path.clone(), readonly: true }
 }
 
 /// The text of a log in CRI's form, `<time> <stream> <F|P> <text>` a line; P is a part of a line.

@@ -294,6 +294,8 @@ static VOLUME: Fields = Fields {
         required("name", String),
         optional("containerDisk", Record(&CONTAINER_DISK)),
         optional("hostDisk", Record(&HOST_DISK)),
+        optional("ephemeral", Record(&EPHEMERAL)),
+        optional("emptyDisk", Record(&EMPTY_DISK)),
     ],
     known: &[
         "cloudInitConfigDrive",
@@ -303,8 +305,6 @@ static VOLUME: Fields = Fields {
         "dataVolume",
         "downwardAPI",
         "downwardMetrics",
-        "emptyDisk",
-        "ephemeral",
         "memoryDump",
         "persistentVolumeClaim",
         "secret",
@@ -312,6 +312,13 @@ static VOLUME: Fields = Fields {
         "sysprep",
     ],
 };
+
+static EPHEMERAL: Fields = Fields { supported: &[optional("persistentVolumeClaim", Record(&CLAIM))], known: &[] };
+
+static CLAIM: Fields =
+    Fields { supported: &[required("claimName", String), optional("readOnly", Boolean)], known: &[] };
+
+static EMPTY_DISK: Fields = Fields { supported: &[required("capacity", Quantity)], known: &[] };
 
 static CONTAINER_DISK: Fields = Fields {
     supported: &[required("image", String), optional("path", String)],

@@ -24,4 +24,4 @@ pub use networks::{
     PodNetwork, Port,
 };
 pub use virtual_machine::{ObjectMeta, VirtualMachine, VirtualMachineInstanceTemplateSpec, VirtualMachineSpec};
-pub use volumes::{ContainerDiskSource, HostDisk, Volume};
+pub use volumes::{ClaimSource, ContainerDiskSource, EmptyDiskSource, EphemeralSource, HostDisk, Volume};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Quantity;
+
 /// A volume: a name and one source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -14,6 +16,12 @@ pub struct Volume {
     /// A disk image or block device of this machine; only for `vireo run`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_disk: Option<HostDisk>,
+    /// A disk that others filled; what the guest writes to it goes with the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<EphemeralSource>,
+    /// A new disk that goes with the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub empty_disk: Option<EmptyDiskSource>,
 }
 
 /// A disk image inside a container image.
@@ -36,4 +44,32 @@ pub struct HostDisk {
     /// `Disk`: it has to exist.
     #[serde(rename = "type")]
     pub kind: String,
+}
+
+/// A disk that others filled, under an overlay.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EphemeralSource {
+    /// What holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<ClaimSource>,
+}
+
+/// A PersistentVolumeClaim of the pod's namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClaimSource {
+    /// Its name.
+    pub claim_name: String,
+    /// It is mounted read-only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
+}
+
+/// A new disk without content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EmptyDiskSource {
+    /// Its size.
+    pub capacity: Quantity,
 }
