@@ -101,7 +101,7 @@ pub fn image(kernel: &Kernel) -> Result<Image> {
 
 /// QEMU for the benches, as a layer to put over the node's root.
 pub fn qemu_layer() -> Result<PathBuf> {
-    let resolved = resolve(Suite::Trixie, &["base-files", "qemu-system-x86"])?;
+    let resolved = resolve(Suite::Trixie, &super::emulator::PACKAGES)?;
     let key = cache::Key::default().with(BUILDER).with(&resolved.text).finish();
     let folder = cache::entry("qemu", &key, |folder| {
         let debs = resolved.fetch()?;

@@ -5,6 +5,7 @@
 
 pub mod accel;
 pub mod agent;
+mod emulator;
 pub mod image;
 pub mod jump_labels;
 pub mod protocol;

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use super::{
     Agent, Record,
     accel::{self, Accel},
+    emulator::Emulator,
     image::{self, Image},
     protocol::TOKEN_LENGTH,
     record::start_time,
@@ -34,6 +35,8 @@ const BOOT_DEADLINE: Duration = Duration::from_mins(2);
 pub struct Options {
     /// Its host name.
     pub name: String,
+    /// What runs it.
+    pub emulator: Emulator,
     /// Kernel of the node.
     pub kernel: Kernel,
     /// Root and initrd of the node.
@@ -69,6 +72,7 @@ impl Options {
         Share::collect(&folder, build, &guests)?.pack(&share)?;
         Ok(Self {
             name: name.to_owned(),
+            emulator: Emulator::prepare()?,
             kernel,
             image,
             layers,
@@ -120,11 +124,11 @@ impl Node {
             command.args(["--pdeathsig", "KILL"]);
             command
         };
-        command.arg("qemu-system-x86_64");
+        options.emulator.add_to(&mut command);
         node.arguments(&mut command, accel, options, port, &serial);
         let errors = fs::File::create(&errors)?;
         command.stdin(Stdio::null()).stdout(errors.try_clone()?).stderr(errors);
-        node.qemu = Some(command.spawn().context("run qemu-system-x86_64")?);
+        node.qemu = Some(command.spawn().context("run QEMU")?);
         node.wait(deadline)?;
         Ok(node)
     }
