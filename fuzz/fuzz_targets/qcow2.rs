@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use vireo_vmm::config::ImageFormat;
-use vireo_vmm::disk::{Image, Options, open};
+use vireo_vmm::disk::{Access, Image, Options, open};
 use vireo_vmm::memory::guest_buffers::GuestBuffers;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -67,10 +67,15 @@ fn exercise(image: &dyn Image, write: bool) {
             buffers.push(GuestAddress(0), len).expect("inside of RAM");
         };
         list(&mut buffers);
+        let hold = image.hold();
+        let _ = image.in_place(&buffers, offset, Access::Write);
         let _ = image.read(&mut buffers, offset);
         if write {
             list(&mut buffers);
             let _ = image.write(&mut buffers, offset);
+        }
+        drop(hold);
+        if write {
             let _ = image.write_zeroes(offset + 512, (len - 512) as u64, offset == 0);
             let _ = image.discard(offset, len as u64 / 2);
             let _ = image.flush();

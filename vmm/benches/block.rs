@@ -5,14 +5,20 @@
 use std::hint::black_box;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use vireo_vmm::config::ImageFormat;
-use vireo_vmm::disk::{Image, Options, open};
+use vireo_vmm::config::{ErrorPolicy, ImageFormat};
+use vireo_vmm::disk::{Image, Options, open, ring};
+use vireo_vmm::event_loop::EventLoop;
 use vireo_vmm::memory::GuestRam;
 use vireo_vmm::memory::guest_buffers::GuestBuffers;
+use vireo_vmm::pausing::PauseRequests;
+use vireo_vmm::virtio::block::Serial;
 use vireo_vmm::virtio::block::request::{self, Limits};
+use vireo_vmm::virtio::block::worker::{Disk, QueueWorker};
 use vireo_vmm::virtio::device::{ActiveQueue, Notify};
+use vireo_vmm::virtio::throttle::Throttle;
 use vireo_vmm::virtio::virtqueue::Virtqueue;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -20,6 +26,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// Size of the images, bytes.
 const SIZE: u64 = 64 << 20;
+const FORMATS: [(&str, ImageFormat); 2] = [("raw", ImageFormat::Raw), ("qcow2", ImageFormat::Qcow2)];
 const QUEUE: u16 = 256;
 const DESC: u64 = 0;
 const AVAIL: u64 = 0x2000;
@@ -37,37 +44,48 @@ impl Notify for Silent {
 }
 
 fn ram() -> GuestRam {
-    Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 << 20)]).expect("memory"))
+    Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20)]).expect("memory"))
+}
+
+fn put(ram: &GuestRam, at: u64, bytes: &[u8]) {
+    ram.write_slice(bytes, GuestAddress(at)).expect("inside of RAM");
+}
+
+/// Describes a request to read, or to write, `len` bytes in the descriptors from `3 * number` on.
+fn describe(ram: &GuestRam, number: u16, write: bool, sector: u64, len: u32) {
+    let (head, header) = (number * 3, HEADERS + 32 * u64::from(number));
+    put(ram, header, &u64::from(write).to_le_bytes());
+    put(ram, header + 8, &sector.to_le_bytes());
+    let data = DATA + u64::from(number) * u64::from(len);
+    let parts = [(header, 16, 1), (data, len, if write { 1 } else { 3 }), (header + 16, 1, 2_u16)];
+    for (index, (addr, len, flags)) in (head..).zip(parts) {
+        let at = DESC + 16 * u64::from(index);
+        put(ram, at, &addr.to_le_bytes());
+        put(ram, at + 8, &len.to_le_bytes());
+        put(ram, at + 12, &flags.to_le_bytes());
+        put(ram, at + 14, &(index + 1).to_le_bytes());
+    }
 }
 
 /// A queue with a read of 4 KiB in every three of its descriptors.
 fn filled(ram: &GuestRam) -> (Virtqueue, u16) {
-    let put = |at: u64, bytes: &[u8]| ram.write_slice(bytes, GuestAddress(at)).expect("inside of RAM");
-    let describe = |index: u16, addr: u64, len: u32, flags: u16| {
-        let at = DESC + 16 * u64::from(index);
-        put(at, &addr.to_le_bytes());
-        put(at + 8, &len.to_le_bytes());
-        put(at + 12, &flags.to_le_bytes());
-        put(at + 14, &(index + 1).to_le_bytes());
-    };
     let requests = QUEUE / 3;
     for request in 0..requests {
-        let (head, header) = (request * 3, HEADERS + 32 * u64::from(request));
-        put(header, &[0; 8]);
-        put(header + 8, &(u64::from(request) * 8).to_le_bytes());
-        describe(head, header, 16, 1);
-        describe(head + 1, DATA, 4096, 3);
-        describe(head + 2, header + 16, 1, 2);
-        put(AVAIL + 4 + 2 * u64::from(request), &head.to_le_bytes());
+        describe(ram, request, false, u64::from(request) * 8, 4096);
+        put(ram, AVAIL + 4 + 2 * u64::from(request), &(request * 3).to_le_bytes());
     }
-    put(AVAIL + 2, &requests.to_le_bytes());
+    put(ram, AVAIL + 2, &requests.to_le_bytes());
+    (empty_queue(), requests)
+}
+
+fn empty_queue() -> Virtqueue {
     let mut queue = Queue::new(QUEUE).expect("a power of two");
     queue.try_set_desc_table_address(GuestAddress(DESC)).expect("aligned");
     queue.try_set_avail_ring_address(GuestAddress(AVAIL)).expect("aligned");
     queue.try_set_used_ring_address(GuestAddress(USED)).expect("aligned");
     queue.set_ready(true);
     let kick = EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd");
-    (Virtqueue::new(ActiveQueue { index: 0, queue, kick }, Arc::new(Silent)), requests)
+    Virtqueue::new(ActiveQueue { index: 0, queue, kick }, Arc::new(Silent))
 }
 
 fn queue(criterion: &mut Criterion) {
@@ -96,7 +114,7 @@ fn queue(criterion: &mut Criterion) {
 }
 
 /// An image full of data, open for writing.
-fn image(folder: &std::path::Path, format: ImageFormat) -> Arc<dyn Image> {
+fn image(folder: &std::path::Path, format: ImageFormat, direct: bool) -> Arc<dyn Image> {
     let raw = folder.join("raw");
     let content: Vec<u8> = (0..SIZE).map(|at| u8::try_from(at / 512 % 251).expect("small")).collect();
     std::fs::write(&raw, content).expect("an image");
@@ -110,34 +128,40 @@ fn image(folder: &std::path::Path, format: ImageFormat) -> Arc<dyn Image> {
         raw
     };
     let file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("the image");
-    let options = Options { format, readonly: false, shareable: false, direct: false, block: 512 };
+    let options = Options { format, readonly: false, shareable: false, direct, block: 4096 };
     open(file, None, options).expect("a sound image")
+}
+
+/// A stride that comes by every block in an order without a pattern.
+fn blocks(size: u64) -> impl FnMut() -> u64 {
+    let mut offset = 0;
+    move || {
+        offset = (offset + 7_919 * size) % SIZE;
+        offset
+    }
 }
 
 fn images(criterion: &mut Criterion) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let ram = ram();
     let mut buffers = GuestBuffers::new(Arc::clone(&ram));
-    for (name, format) in [("raw", ImageFormat::Raw), ("qcow2", ImageFormat::Qcow2)] {
-        let image = image(folder.path(), format);
+    for (name, format) in FORMATS {
+        let image = image(folder.path(), format, false);
         let mut group = criterion.benchmark_group(name);
         for size in [4096, 128 << 10] {
             group.throughput(Throughput::Bytes(size as u64));
-            // A stride that comes by every block in an order without a pattern for the page cache.
-            let mut offset = 0;
-            let mut next = move || {
-                offset = (offset + 7_919 * size as u64) % SIZE;
-                offset
-            };
+            let mut next = blocks(size as u64);
             group.bench_function(BenchmarkId::new("read", size), |bencher| {
                 bencher.iter(|| {
                     buffers.push(GuestAddress(DATA), size).expect("inside of RAM");
+                    let _hold = image.hold();
                     image.read(&mut buffers, next()).expect("a read");
                 });
             });
             group.bench_function(BenchmarkId::new("write", size), |bencher| {
                 bencher.iter(|| {
                     buffers.push(GuestAddress(DATA), size).expect("inside of RAM");
+                    let _hold = image.hold();
                     image.write(&mut buffers, next()).expect("a write");
                 });
             });
@@ -145,5 +169,53 @@ fn images(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, queue, images);
+/// Requests that the driver queues at once.
+const DEPTH: u16 = 32;
+
+/// Whole batches of requests through a queue's own worker, in the page cache and around it.
+fn depth(criterion: &mut Criterion) {
+    ring::prepare(1);
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    for (name, format) in FORMATS {
+        for (direct, cache) in [(false, "cached"), (true, "direct")] {
+            if direct && format == ImageFormat::Qcow2 {
+                continue;
+            }
+            let mut group = criterion.benchmark_group(format!("{name} {cache}, depth {DEPTH}"));
+            for (write, kind) in [(false, "read"), (true, "write")] {
+                for size in [4096, 128 << 10] {
+                    let ram = ram();
+                    let disk = Disk {
+                        name: name.into(),
+                        image: image(folder.path(), format, direct),
+                        serial: Serial::default(),
+                        on_error: ErrorPolicy::Report,
+                        writeback: AtomicBool::new(true),
+                        held: AtomicBool::new(false),
+                    };
+                    let (queue, pauses) = (empty_queue(), PauseRequests::default());
+                    let throttle = Throttle::new(None, queue.kick()).expect("no limit");
+                    let mut worker = QueueWorker::new(Arc::clone(&ram), queue, Arc::new(disk), true, throttle, pauses);
+                    let mut events = EventLoop::new().expect("an epoll");
+                    let (mut next, mut index) = (blocks(size.into()), 0_u16);
+                    group.throughput(Throughput::Elements(DEPTH.into()));
+                    group.bench_function(BenchmarkId::new(kind, size), |bencher| {
+                        bencher.iter(|| {
+                            for number in 0..DEPTH {
+                                describe(&ram, number, write, next() / 512, size);
+                                put(&ram, AVAIL + 4 + 2 * u64::from(index % QUEUE), &(number * 3).to_le_bytes());
+                                index = index.wrapping_add(1);
+                            }
+                            put(&ram, AVAIL + 2, &index.to_le_bytes());
+                            worker.kicked(&mut events);
+                        });
+                    });
+                    assert_eq!(ram.read_obj::<u16>(GuestAddress(USED + 2)).expect("inside of RAM"), index);
+                }
+            }
+        }
+    }
+}
+
+criterion_group!(benches, queue, images, depth);
 criterion_main!(benches);

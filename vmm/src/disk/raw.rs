@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fcntl};
 
-use super::{Image, SECTOR};
+use super::{Access, Image, Place, SECTOR};
 use crate::memory::guest_buffers::GuestBuffers;
 
 /// Bytes moved at once where they can't be in place: zeros that the host can't make itself, buffers that aren't aligned.
@@ -156,8 +156,21 @@ impl Image for RawImage {
         self.readonly
     }
 
-    fn in_place(&self, buffers: &GuestBuffers) -> Option<BorrowedFd<'_>> {
-        self.direct.is_none_or(|align| buffers.is_aligned(align)).then(|| self.file.as_fd())
+    fn has_places(&self) -> bool {
+        true
+    }
+
+    fn in_place(&self, buffers: &GuestBuffers, offset: u64, access: Access) -> Option<Place<'_>> {
+        let fits = match self.direct {
+            Some(align) => buffers.is_aligned(align),
+            // The page cache takes a write at once. By way of a ring a thread of the kernel's would do it, one at a time.
+            None => access == Access::Read,
+        };
+        fits.then(|| Place { file: self.file.as_fd(), offset })
+    }
+
+    fn sync_in_place(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
     }
 
     fn read(&self, buffers: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {

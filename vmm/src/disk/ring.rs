@@ -12,7 +12,7 @@ use io_uring::register::Restriction;
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use crate::config::{DiskPlan, ImageFormat};
+use crate::config::DiskPlan;
 use crate::memory::guest_buffers::GuestBuffers;
 
 /// Requests under way in a ring at most.
@@ -25,9 +25,9 @@ const WORKERS: [u32; 2] = [16, 4];
 /// Rings that nobody uses.
 static STOCK: Mutex<Vec<IoUring>> = Mutex::new(Vec::new());
 
-/// As many rings as a disk can use: overlays and qcow2 images have a hand in each request.
+/// As many rings as a disk can use: one for each of its queues.
 pub fn wanted(disk: &DiskPlan) -> usize {
-    if disk.overlay.is_some() || disk.format == ImageFormat::Qcow2 { 0 } else { disk.queues.into() }
+    disk.queues.into()
 }
 
 /// Makes `count` rings, [`MAX_RINGS`] at most; whether there are that many now. Fails where the host doesn't want any, which

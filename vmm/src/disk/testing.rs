@@ -144,6 +144,7 @@ impl Disk {
         let mut bytes = vec![0xEE; len];
         self.ram.write_slice(&bytes, GuestAddress(0)).unwrap();
         let mut buffers = self.buffers(len);
+        let _hold = self.image.hold();
         self.image.read(&mut buffers, offset as u64)?;
         assert!(buffers.is_empty());
         self.ram.read_slice(&mut bytes, GuestAddress(0)).unwrap();
@@ -153,6 +154,7 @@ impl Disk {
     pub fn write(&self, offset: usize, bytes: &[u8]) -> std::io::Result<()> {
         self.ram.write_slice(bytes, GuestAddress(0)).unwrap();
         let mut buffers = self.buffers(bytes.len());
+        let _hold = self.image.hold();
         self.image.write(&mut buffers, offset as u64)?;
         assert!(buffers.is_empty());
         Ok(())

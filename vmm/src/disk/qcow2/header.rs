@@ -17,9 +17,6 @@ pub(super) const SANITIZED_LENGTH: usize = 112;
 const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 /// The longest L1 and refcount tables, bytes: an image of 256 TiB with clusters of 64 KiB has as much.
 const MAX_TABLE: u64 = 4 << 20;
-/// Level-2 tables that the library keeps in memory at most, and the bytes that these may take.
-const CACHED_TABLES: u64 = 128;
-const MAX_CACHE: u64 = 32 << 20;
 /// Extensions that name files, by their type.
 const BACKING_FORMAT: u32 = 0xE279_2ACA;
 const DATA_FILE: u32 = 0x4441_5441;
@@ -165,10 +162,6 @@ impl Header {
         let l1_size = u64::from(self.l1_entries) * 8;
         if l1_size > MAX_TABLE || u64::from(self.l1_entries) < self.size.div_ceil(cluster << (self.cluster_bits - 3)) {
             return Err(Error::Invalid { what: "number of level-1 entries", value: self.l1_entries.into() });
-        }
-        let tables = u64::from(self.l1_entries).min(CACHED_TABLES);
-        if tables * cluster > MAX_CACHE {
-            return Err(Error::TooLarge { cluster });
         }
         let refcounts = u64::from(self.refcount_clusters) << self.cluster_bits;
         if refcounts == 0 || refcounts > MAX_TABLE.max(cluster) {

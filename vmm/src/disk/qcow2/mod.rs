@@ -5,8 +5,10 @@
 //! backing or data file is refused, so that no text in an image ever leads to a file. The only image with another one
 //! below it is an overlay, which is made here, in an empty file, over a base that came with the machine.
 //!
-//! Locks: `gate` is held shared by everything that uses a mapping, and alone by what takes mappings away.
+//! Locks: `gate` is held shared by everything that uses a mapping, and alone by what takes mappings away, or tables
+//! ([`budget`]).
 
+mod budget;
 mod header;
 mod storage;
 mod tables;
@@ -26,10 +28,11 @@ use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, Mapping};
 use nix::fcntl::FallocateFlags;
 
+use self::budget::Budget;
 use self::header::{Compression, Header};
 use self::storage::Storage;
 use self::zstd::ZstdLayer;
-use super::{Image, SECTOR, raw};
+use super::{Access, Hold, Image, Place, SECTOR, raw};
 use crate::memory::guest_buffers::GuestBuffers;
 
 pub use header::is_qcow2;
@@ -100,14 +103,6 @@ pub enum QcowError {
         /// Where.
         offset: u64,
     },
-    /// Its tables would take more memory than a machine has to give.
-    #[error(
-        "has too many clusters of {cluster} bytes; qemu-img convert -o cluster_size=65536 makes one with smaller ones"
-    )]
-    TooLarge {
-        /// Bytes of a cluster.
-        cluster: u64,
-    },
     /// It has zstd clusters and is to be written.
     #[error(
         "has zstd clusters, which can only be read; make the disk read-only, or convert the image with zlib or none"
@@ -135,6 +130,8 @@ pub struct QcowImage {
     size: u64,
     readonly: bool,
     gate: RwLock<()>,
+    /// Of each file with tables: the image's own, and that of the image below it.
+    budgets: Vec<Budget>,
     unpacked: Mutex<Unpacked>,
 }
 
@@ -152,16 +149,18 @@ struct Unpacked {
 impl QcowImage {
     /// Opens an image. It is locked, and `file` open for writing unless `readonly`.
     pub fn open(file: File, readonly: bool) -> Result<Self, QcowError> {
+        let own = if readonly { None } else { Some(file.try_clone().map_err(QcowError::Io)?) };
         let (access, header) = open_layer(file, readonly)?;
-        Ok(Self::new(access, header.size, readonly, header.cluster_size()))
+        let budgets = vec![Budget::new(&header, own)];
+        Ok(Self::new(access, header.size, readonly, header.cluster_size(), budgets))
     }
 
     /// Makes an overlay in `scratch`, an empty file (or takes up the one that it made there before), over the image in
     /// `base`, which is raw unless `is_qcow2`. What is written to it is not meant to outlive the machine.
     pub fn overlay(mut scratch: File, mut base: File, is_qcow2: bool) -> Result<Self, QcowError> {
-        let (base, cluster) = if is_qcow2 {
+        let (base, cluster, below) = if is_qcow2 {
             let (access, header) = open_layer(base, true)?;
-            (access, header.cluster_size())
+            (access, header.cluster_size(), Some(Budget::new(&header, None)))
         } else {
             // Also tells the size of block devices, whose metadata doesn't.
             let size = base.seek(SeekFrom::End(0)).map_err(QcowError::Io)?;
@@ -169,7 +168,7 @@ impl QcowImage {
                 return Err(QcowError::Invalid { what: "size of the raw image below", value: size });
             }
             let raw = Raw::open_image(Storage::new(base, None, false), false).map_err(QcowError::Io)?;
-            (FormatAccess::new(raw), OVERLAY_CLUSTER as u64)
+            (FormatAccess::new(raw), OVERLAY_CLUSTER as u64, None)
         };
         let size = base.size();
         let storage = |file: &File| Ok(Storage::new(file.try_clone()?, None, false));
@@ -178,13 +177,35 @@ impl QcowImage {
             create.size(size).cluster_size(OVERLAY_CLUSTER).create().map_err(QcowError::Io)?;
         }
         let top = Qcow2::<Storage>::builder(storage(&scratch).map_err(QcowError::Io)?).write(true);
+        let top_size = scratch.seek(SeekFrom::End(0)).map_err(QcowError::Io)?;
+        let header = Header::read(&scratch, top_size, true)?;
+        let budgets = [Budget::new(&header, Some(scratch))].into_iter().chain(below).collect();
         let top = top.backing(Some(base)).data_file(None).open(DenyImplicitOpenGate::default());
-        Ok(Self::new(FormatAccess::new(top.map_err(QcowError::Io)?), size, false, cluster))
+        Ok(Self::new(FormatAccess::new(top.map_err(QcowError::Io)?), size, false, cluster, budgets))
     }
 
-    fn new(access: FormatAccess<Storage>, size: u64, readonly: bool, cluster: u64) -> Self {
+    fn new(access: FormatAccess<Storage>, size: u64, readonly: bool, cluster: u64, budgets: Vec<Budget>) -> Self {
         let unpacked = Mutex::new(Unpacked { cluster, offset: None, bytes: Vec::new() });
-        Self { access, size, readonly, gate: RwLock::default(), unpacked }
+        Self { access, size, readonly, gate: RwLock::default(), budgets, unpacked }
+    }
+
+    /// The tables for a range are about to be used.
+    fn touch(&self, offset: u64, len: u64) {
+        self.budgets.iter().for_each(|budget| budget.touch(offset, len));
+    }
+
+    /// Has the library forget its tables, if they take too much. Only with the gate held alone.
+    fn forget_tables(&self) {
+        if !self.wants_release() {
+            return;
+        }
+        // SAFETY: all that was changed has been written, and nobody changes or uses anything meanwhile: the gate is ours.
+        let done = self.access.flush().and_then(|()| unsafe { self.access.invalidate_cache() });
+        if let Err(error) = done {
+            // What couldn't be written is still there. Tried again after as many tables more.
+            eprintln!("qcow2: the tables can't be written: {error}");
+        }
+        self.budgets.iter().for_each(Budget::reset);
     }
 
     /// Reads `len` bytes at `offset` of `layer`, which are compressed there, into the first `buffers`.
@@ -233,6 +254,8 @@ impl QcowImage {
     /// is, or is written with zeros if it has to read as such.
     fn unmap(&self, offset: u64, len: u64, zero: bool) -> io::Result<()> {
         let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.forget_tables();
+        self.touch(offset, len);
         let cluster = self.access.inner().zero_granularity().unwrap_or(OVERLAY_CLUSTER as u64);
         let end = offset + len;
         let first = offset.next_multiple_of(cluster).min(end);
@@ -325,8 +348,39 @@ impl Image for QcowImage {
         self.readonly
     }
 
+    fn has_places(&self) -> bool {
+        true
+    }
+
+    fn wants_release(&self) -> bool {
+        self.budgets.iter().any(Budget::is_spent)
+    }
+
+    fn hold(&self) -> Hold<'_> {
+        if self.wants_release() {
+            let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+            self.forget_tables();
+        }
+        Some(self.gate.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn in_place(&self, buffers: &GuestBuffers, offset: u64, access: Access) -> Option<Place<'_>> {
+        // The page cache takes a write at once.
+        if access == Access::Write {
+            return None;
+        }
+        let wanted = buffers.len() as u64;
+        self.touch(offset, wanted);
+        match self.access.get_mapping(offset, wanted).ok()? {
+            (Mapping::Raw { storage, offset, .. }, len) if len == wanted => {
+                Some(Place { file: storage.file(), offset })
+            }
+            _ => None,
+        }
+    }
+
     fn read(&self, buffers: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {
-        let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        self.touch(offset, buffers.len() as u64);
         while !buffers.is_empty() {
             let (mapping, len) = self.access.get_mapping(offset, buffers.len() as u64)?;
             match mapping {
@@ -343,7 +397,7 @@ impl Image for QcowImage {
     }
 
     fn write(&self, buffers: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {
-        let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        self.touch(offset, buffers.len() as u64);
         while !buffers.is_empty() {
             let mapping = self.access.prepare_data_mapping(offset, buffers.len() as u64, true)?;
             let len = mapping.length();
@@ -370,7 +424,8 @@ impl Image for QcowImage {
         if unmap {
             return self.unmap(offset, len, true);
         }
-        let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        let _hold = self.hold();
+        self.touch(offset, len);
         let (mut offset, end) = (offset, offset + len);
         while offset < end {
             let (start, len) = match self.access.inner().ensure_zero_mapping(offset, end - offset) {

@@ -32,7 +32,7 @@ const MAX_SEGMENTS: usize = 1024;
 pub struct Storage {
     file: File,
     /// What is read instead of the file's first bytes.
-    header: Option<[u8; SANITIZED_LENGTH]>,
+    header: Option<Mutex<[u8; SANITIZED_LENGTH]>>,
     /// Whether writes have to outlive the host's power.
     durable: bool,
     /// Something was written since the last sync.
@@ -47,7 +47,7 @@ impl Storage {
     pub fn new(file: File, header: Option<[u8; SANITIZED_LENGTH]>, durable: bool) -> Self {
         Self {
             file,
-            header,
+            header: header.map(Mutex::new),
             durable,
             dirty: AtomicBool::new(false),
             syncing: Mutex::default(),
@@ -89,13 +89,21 @@ impl Storage {
         (&self.file).seek(SeekFrom::End(0))
     }
 
+    /// What the library wrote to the header it finds there again.
+    fn written_header(header: &Mutex<[u8; SANITIZED_LENGTH]>, slices: &[IoSlice], offset: u64) {
+        let mut header = header.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = usize::try_from(offset).ok().and_then(|at| header.get_mut(at..)).unwrap_or_default();
+        shown.iter_mut().zip(slices.iter().flat_map(|slice| slice.iter())).for_each(|(to, from)| *to = *from);
+    }
+
     /// Reads where the header is: a few small reads when the image is opened.
     fn read_header(
         &self,
-        header: &[u8; SANITIZED_LENGTH],
+        header: &Mutex<[u8; SANITIZED_LENGTH]>,
         slices: &mut [IoSliceMut],
         mut offset: u64,
     ) -> io::Result<()> {
+        let header = *header.lock().unwrap_or_else(PoisonError::into_inner);
         for slice in slices {
             self.file.read_exact_at(slice, offset)?;
             let shown = usize::try_from(offset).ok().and_then(|at| header.get(at..)).unwrap_or_default();
@@ -142,7 +150,7 @@ impl imago::Storage for Storage {
 
     unsafe fn pure_readv(&self, bufv: IoVectorMut<'_>, mut offset: u64) -> io::Result<()> {
         let mut slices = bufv.into_inner();
-        if let Some(header) = self.header.as_ref().filter(|header| offset < header.len() as u64) {
+        if let Some(header) = self.header.as_ref().filter(|_| offset < SANITIZED_LENGTH as u64) {
             return self.read_header(header, &mut slices, offset);
         }
         let mut rest = &mut slices[..];
@@ -164,6 +172,9 @@ impl imago::Storage for Storage {
     unsafe fn pure_writev(&self, bufv: IoVector<'_>, mut offset: u64) -> io::Result<()> {
         self.settle()?;
         let mut slices = bufv.into_inner();
+        if let Some(header) = &self.header {
+            Self::written_header(header, &slices, offset);
+        }
         let mut rest = &mut slices[..];
         while !rest.is_empty() {
             let count = rest.len().min(MAX_SEGMENTS);

@@ -152,7 +152,8 @@ impl FormatDriverInstance for ZstdLayer {
     }
 
     unsafe fn invalidate_cache(&self) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+        // SAFETY: the caller's word.
+        unsafe { self.inner.invalidate_cache() }
     }
 
     fn resize_grow(&self, _new_size: u64, _mode: PreallocateMode) -> io::Result<()> {

@@ -169,6 +169,7 @@ impl VirtioDevice for Block {
         }
         self.workers.clear();
         // What the guest wrote and never flushed is still what it wrote: whoever opens the image next shall find it.
+        let _hold = self.disk.image.hold();
         if !self.disk.image.readonly()
             && let Err(error) = self.disk.image.flush()
         {

@@ -4,7 +4,7 @@
 pub mod device;
 pub mod request;
 mod ringed;
-mod worker;
+pub mod worker;
 
 #[cfg(test)]
 mod policy_tests;

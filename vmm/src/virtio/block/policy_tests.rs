@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::{Block, Traits};
 use crate::config::{BlockSize, ErrorPolicy, Rate, RateLimit};
-use crate::disk::Image;
 use crate::disk::ring::{self, Ring};
+use crate::disk::{Access, Image, Place};
 use crate::memory::guest_buffers::GuestBuffers;
 use crate::pausing::PauseReason;
 use crate::virtio::device::VirtioDevice;
@@ -39,7 +39,13 @@ impl Image for Scripted {
     fn readonly(&self) -> bool {
         false
     }
-    fn in_place(&self, _buffers: &GuestBuffers) -> Option<BorrowedFd<'_>> {
+    fn has_places(&self) -> bool {
+        self.full.is_some()
+    }
+    fn in_place(&self, _buffers: &GuestBuffers, offset: u64, _: Access) -> Option<Place<'_>> {
+        self.full.as_ref().map(|full| Place { file: full.as_fd(), offset })
+    }
+    fn sync_in_place(&self) -> Option<BorrowedFd<'_>> {
         self.full.as_ref().map(AsFd::as_fd)
     }
     fn read(&self, buffers: &mut GuestBuffers, _offset: u64) -> io::Result<()> {

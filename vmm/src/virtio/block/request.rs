@@ -81,6 +81,14 @@ pub enum Request {
     WriteZeroes(Vec<DiskRange>),
 }
 
+impl Request {
+    /// Whether it changes what the image has where, and so must not be done while the image is held
+    /// ([`crate::disk::Image::hold`]).
+    pub fn needs_no_hold(&self) -> bool {
+        matches!(self, Self::Discard(_) | Self::WriteZeroes(_))
+    }
+}
+
 /// A chain taken apart.
 #[derive(Debug)]
 pub struct Parsed {

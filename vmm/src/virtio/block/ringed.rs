@@ -1,7 +1,8 @@
 //! Serves a block queue with many requests under way at once.
 //!
 //! While any is, the queue's thread waits for the ring; whenever one is done it also looks for new ones. So nothing is ever
-//! under way between two calls, which is when a device may be paused or reset.
+//! under way between two calls, which is when a device may be paused or reset. During a call the image is held
+//! ([`Image::hold`]); a request that has to have it alone waits until nothing is under way.
 
 use std::os::fd::BorrowedFd;
 
@@ -10,6 +11,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::request::{self, Parsed, Request, Status};
 use super::worker::{Requests, Verdict};
 use crate::disk::ring::{Ring, WINDOW, Work};
+use crate::disk::{Access, Hold};
 use crate::memory::GuestRam;
 use crate::memory::guest_buffers::GuestBuffers;
 use crate::virtio::virtqueue::{Broken, Ram, Virtqueue};
@@ -44,6 +46,14 @@ struct Slot {
     syncing: bool,
 }
 
+/// What one call of [`Ringed::serve`] works on.
+struct Call<'a> {
+    ram: &'a Ram,
+    queue: &'a mut Virtqueue,
+    requests: &'a Requests,
+    hold: Hold<'a>,
+}
+
 impl Ringed {
     pub fn new(ring: Ring, ram: &GuestRam) -> Self {
         let slot = || Slot {
@@ -62,7 +72,8 @@ impl Ringed {
 
     /// Serves what the driver has queued. When it returns nothing is under way.
     pub fn serve(&mut self, ram: &Ram, queue: &mut Virtqueue, requests: &Requests) -> Result<(), Broken> {
-        let served = self.serve_all(ram, queue, requests);
+        let mut call = Call { ram, queue, requests, hold: requests.disk.image.hold() };
+        let served = self.serve_all(&mut call);
         // Whatever went wrong, the buffers are the kernel's until it is done.
         while self.under_way > 0 {
             self.reap();
@@ -70,50 +81,54 @@ impl Ringed {
         served
     }
 
-    fn serve_all(&mut self, ram: &Ram, queue: &mut Virtqueue, requests: &Requests) -> Result<(), Broken> {
+    fn serve_all(&mut self, call: &mut Call<'_>) -> Result<(), Broken> {
         for index in std::mem::take(&mut self.held) {
-            self.retry(ram, queue, requests, index)?;
+            self.perform(call, index)?;
         }
         let mut left = BUDGET;
         loop {
-            queue.disable_kicks(ram)?;
-            self.pump(ram, queue, requests, &mut left)?;
-            queue.signal(ram)?;
-            if requests.is_held() || requests.throttle.is_closed() {
+            call.queue.disable_kicks(call.ram)?;
+            self.pump(call, &mut left)?;
+            call.queue.signal(call.ram)?;
+            if call.requests.is_held() || call.requests.throttle.is_closed() {
                 return Ok(());
             }
             if left == 0 {
-                let _ = queue.kick().write(1);
+                let _ = call.queue.kick().write(1);
                 return Ok(());
             }
-            if !queue.enable_kicks(ram)? {
+            if !call.queue.enable_kicks(call.ram)? {
                 return Ok(());
             }
         }
     }
 
     /// Takes requests and answers them until there are none.
-    fn pump(&mut self, ram: &Ram, queue: &mut Virtqueue, requests: &Requests, left: &mut u32) -> Result<(), Broken> {
+    fn pump(&mut self, call: &mut Call<'_>, left: &mut u32) -> Result<(), Broken> {
         loop {
-            while *left > 0 && !requests.is_held() && requests.throttle.is_open() {
+            while *left > 0 && !call.requests.is_held() && call.requests.throttle.is_open() {
+                if call.requests.disk.image.wants_release() {
+                    self.alone(call)?;
+                    call.hold = call.requests.disk.image.hold();
+                }
                 let Some(index) = self.free.last().copied() else { break };
-                let Some(chain) = queue.pop(ram)? else { break };
+                let Some(chain) = call.queue.pop(call.ram)? else { break };
                 *left -= 1;
                 let slot = &mut self.slots[index];
                 slot.head = chain.head_index();
                 let Parsed { request, status, writable } =
-                    request::parse(ram, chain, &mut slot.buffers, requests.limits)?;
+                    request::parse(call.ram, chain, &mut slot.buffers, call.requests.limits)?;
                 (slot.status, slot.writable, slot.syncing) = (status, writable, false);
-                requests.count(&request, &slot.buffers);
+                call.requests.count(&request, &slot.buffers);
                 match request {
-                    Err(refused) => finish(ram, queue, slot, refused, 0)?,
+                    Err(refused) => finish(call, slot, refused, 0)?,
                     Ok(request) => {
                         slot.request = request;
                         self.free.pop();
                         // The only one there is costs less without the ring.
-                        let alone = self.under_way == 0 && !queue.has_more(ram);
-                        if alone || !self.begin(requests, index) {
-                            self.retry(ram, queue, requests, index)?;
+                        let alone = self.under_way == 0 && !call.queue.has_more(call.ram);
+                        if alone || !self.begin(call, index) {
+                            self.perform(call, index)?;
                         }
                     }
                 }
@@ -121,27 +136,36 @@ impl Ringed {
             if self.under_way == 0 {
                 return Ok(());
             }
-            self.reap();
-            let mut done = std::mem::take(&mut self.done);
-            let answered =
-                done.drain(..).try_for_each(|(index, moved)| self.completed(ram, queue, requests, index, moved));
-            self.done = done;
-            answered?;
-            queue.signal(ram)?;
+            self.answer_some(call)?;
         }
     }
 
+    /// Waits until something is done, and answers that.
+    fn answer_some(&mut self, call: &mut Call<'_>) -> Result<(), Broken> {
+        self.reap();
+        let mut done = std::mem::take(&mut self.done);
+        let answered = done.drain(..).try_for_each(|(index, moved)| self.completed(call, index, moved));
+        self.done = done;
+        answered?;
+        call.queue.signal(call.ram)
+    }
+
     /// Puts a request into the ring, if that can be.
-    fn begin(&mut self, requests: &Requests, index: usize) -> bool {
+    fn begin(&mut self, call: &Call<'_>, index: usize) -> bool {
         let slot = &self.slots[index];
-        let Some(file) = requests.disk.image.in_place(&slot.buffers) else { return false };
-        let work = match (&slot.request, slot.syncing) {
-            (Request::Read(offset), _) => Work::Read(*offset),
-            (Request::Write(offset), false) => Work::Write(*offset),
-            (Request::Flush, _) | (Request::Write(_), true) => Work::Sync,
-            _ => return false,
+        let image = &call.requests.disk.image;
+        let place = |offset, access| image.in_place(&slot.buffers, offset, access);
+        let found = match (&slot.request, slot.syncing) {
+            (Request::Read(offset), _) => {
+                place(*offset, Access::Read).map(|place| (place.file, Work::Read(place.offset)))
+            }
+            (Request::Write(offset), false) => {
+                place(*offset, Access::Write).map(|place| (place.file, Work::Write(place.offset)))
+            }
+            (Request::Flush, _) | (Request::Write(_), true) => image.sync_in_place().map(|file| (file, Work::Sync)),
+            _ => None,
         };
-        let pushed = push(&mut self.ring, file, work, slot, index);
+        let pushed = found.is_some_and(|(file, work)| push(&mut self.ring, file, work, slot, index));
         self.under_way += usize::from(pushed);
         pushed
     }
@@ -160,34 +184,45 @@ impl Ringed {
         }
     }
 
-    fn completed(
-        &mut self,
-        ram: &Ram,
-        queue: &mut Virtqueue,
-        requests: &Requests,
-        index: usize,
-        moved: Option<usize>,
-    ) -> Result<(), Broken> {
+    fn completed(&mut self, call: &mut Call<'_>, index: usize, moved: Option<usize>) -> Result<(), Broken> {
         let slot = &mut self.slots[index];
         let is_sync = slot.syncing || slot.request == Request::Flush;
         if moved.is_none() || !is_sync && moved != Some(slot.buffers.len()) {
             // Cut short, or failed: once more, all of it, in the ordinary way.
-            return self.retry(ram, queue, requests, index);
+            return self.perform(call, index);
         }
-        if matches!(slot.request, Request::Write(_)) && !slot.syncing && !requests.is_cached() {
+        if matches!(slot.request, Request::Write(_)) && !slot.syncing && !call.requests.is_cached() {
             slot.syncing = true;
-            return if self.begin(requests, index) { Ok(()) } else { self.retry(ram, queue, requests, index) };
+            return if self.begin(call, index) { Ok(()) } else { self.perform(call, index) };
         }
-        finish(ram, queue, slot, Status::Ok, slot.writable)?;
+        finish(call, slot, Status::Ok, slot.writable)?;
         self.free.push(index);
         Ok(())
     }
 
+    /// Waits until nothing is under way, and gives the image back.
+    fn alone(&mut self, call: &mut Call<'_>) -> Result<(), Broken> {
+        while self.under_way > 0 {
+            self.answer_some(call)?;
+        }
+        call.hold = None;
+        Ok(())
+    }
+
     /// Does a request without the ring, and answers it.
-    fn retry(&mut self, ram: &Ram, queue: &mut Virtqueue, requests: &Requests, index: usize) -> Result<(), Broken> {
+    fn perform(&mut self, call: &mut Call<'_>, index: usize) -> Result<(), Broken> {
+        let requests = call.requests;
+        let alone = self.slots[index].request.needs_no_hold();
+        if alone {
+            self.alone(call)?;
+        }
         let slot = &mut self.slots[index];
         self.spare.copy_from(&slot.buffers);
-        let (status, written) = match requests.perform(&slot.request, &mut slot.buffers) {
+        let performed = requests.perform(&slot.request, &mut slot.buffers);
+        if alone {
+            call.hold = requests.disk.image.hold();
+        }
+        let (status, written) = match performed {
             Ok(()) => (Status::Ok, slot.writable),
             Err(error) => match requests.judge(&error) {
                 Verdict::Fail => (Status::IoError, 0),
@@ -200,7 +235,7 @@ impl Ringed {
                 }
             },
         };
-        finish(ram, queue, slot, status, written)?;
+        finish(call, slot, status, written)?;
         self.free.push(index);
         Ok(())
     }
@@ -212,7 +247,7 @@ fn push(ring: &mut Ring, file: BorrowedFd, work: Work, slot: &Slot, index: usize
     unsafe { ring.push(file, work, &slot.buffers, index as u64) }.is_ok()
 }
 
-fn finish(ram: &Ram, queue: &mut Virtqueue, slot: &Slot, status: Status, written: u32) -> Result<(), Broken> {
-    ram.write_obj(status as u8, slot.status).map_err(|_| Broken::Request("its status lies outside of RAM"))?;
-    queue.add_used(ram, slot.head, written.saturating_add(1))
+fn finish(call: &mut Call<'_>, slot: &Slot, status: Status, written: u32) -> Result<(), Broken> {
+    call.ram.write_obj(status as u8, slot.status).map_err(|_| Broken::Request("its status lies outside of RAM"))?;
+    call.queue.add_used(call.ram, slot.head, written.saturating_add(1))
 }

@@ -49,12 +49,12 @@ pub struct QueueWorker {
 
 /// How requests of one queue are done, and what becomes of those that can't be.
 #[derive(Debug)]
-pub struct Requests {
-    pub disk: Arc<Disk>,
-    pub limits: Limits,
+pub(super) struct Requests {
+    pub(super) disk: Arc<Disk>,
+    pub(super) limits: Limits,
     /// The driver flushes what has to be durable (VIRTIO_BLK_F_FLUSH).
     flushes: bool,
-    pub throttle: Throttle,
+    pub(super) throttle: Throttle,
     pauses: PauseRequests,
 }
 
@@ -70,7 +70,7 @@ impl QueueWorker {
     ) -> Self {
         let limits = Limits { size: disk.image.size(), readonly: disk.image.readonly() };
         let buffers = GuestBuffers::new(ram.clone());
-        let ring = if disk.image.in_place(&buffers).is_some() { Ring::take() } else { None };
+        let ring = if disk.image.has_places() { Ring::take() } else { None };
         let ringed = ring.map(|ring| Ringed::new(ring, &ram));
         let requests = Requests { disk, limits, flushes, throttle, pauses };
         Self { ram, queue, requests, buffers, ringed, broken: false }
@@ -100,6 +100,8 @@ impl Requests {
     fn serve(&self, ram: &Ram, chain: Chain<'_>, buffers: &mut GuestBuffers) -> Result<Served, Broken> {
         let Parsed { request, status, writable } = request::parse(ram, chain, buffers, self.limits)?;
         self.count(&request, buffers);
+        let held = request.as_ref().is_ok_and(|request| !request.needs_no_hold());
+        let _hold = if held { self.disk.image.hold() } else { None };
         let (code, written) = match request.as_ref().map(|request| self.perform(request, buffers)) {
             Ok(Ok(())) => (Status::Ok, writable),
             Ok(Err(error)) => match self.judge(&error) {
@@ -117,7 +119,7 @@ impl Requests {
     }
 
     /// Takes what a request costs from the disk's limit. Data is what is moved, and what has to become zeroes.
-    pub fn count(&self, request: &Result<Request, Status>, buffers: &GuestBuffers) {
+    pub(super) fn count(&self, request: &Result<Request, Status>, buffers: &GuestBuffers) {
         self.throttle.take(match request {
             Ok(Request::Read(_) | Request::Write(_)) => buffers.len() as u64,
             Ok(Request::WriteZeroes(ranges)) => ranges.iter().map(|range| range.len).sum(),
@@ -125,7 +127,8 @@ impl Requests {
         });
     }
 
-    pub fn perform(&self, request: &Request, buffers: &mut GuestBuffers) -> io::Result<()> {
+    /// With the image held, but for a request that must not ([`Request::needs_no_hold`]).
+    pub(super) fn perform(&self, request: &Request, buffers: &mut GuestBuffers) -> io::Result<()> {
         let image = &self.disk.image;
         match request {
             Request::Read(offset) => image.read(buffers, *offset),
@@ -141,6 +144,7 @@ impl Requests {
             Request::Discard(ranges) => ranges.iter().try_for_each(|r| image.discard(r.offset, r.len)),
             Request::WriteZeroes(ranges) => {
                 ranges.iter().try_for_each(|r| image.write_zeroes(r.offset, r.len, r.unmap))?;
+                let _hold = image.hold();
                 self.stable()
             }
         }
@@ -148,7 +152,7 @@ impl Requests {
 
     /// Whether a write may be answered before it is durable. A driver that can't flush takes each for durable (virtio 1.3
     /// §5.2.6.2).
-    pub fn is_cached(&self) -> bool {
+    pub(super) fn is_cached(&self) -> bool {
         self.flushes && self.disk.writeback.load(Ordering::Acquire)
     }
 
@@ -157,11 +161,11 @@ impl Requests {
     }
 
     /// Whether some request of the disk waits for the machine to be resumed.
-    pub fn is_held(&self) -> bool {
+    pub(super) fn is_held(&self) -> bool {
         self.disk.held.load(Ordering::Acquire)
     }
 
-    pub fn judge(&self, error: &io::Error) -> Verdict {
+    pub(super) fn judge(&self, error: &io::Error) -> Verdict {
         let no_space = error.kind() == io::ErrorKind::StorageFull;
         match self.disk.on_error {
             ErrorPolicy::Stop => Verdict::Hold,
@@ -172,7 +176,7 @@ impl Requests {
     }
 
     /// The first queue to fail says so; the request is tried again when the machine is resumed.
-    pub fn hold(&self, error: &io::Error) {
+    pub(super) fn hold(&self, error: &io::Error) {
         if !self.disk.held.swap(true, Ordering::AcqRel) {
             self.pauses.ask(PauseReason::IoError(format!("disk {:?}: {error}", self.disk.name)));
         }
@@ -180,7 +184,7 @@ impl Requests {
 }
 
 /// What becomes of a request that failed.
-pub enum Verdict {
+pub(super) enum Verdict {
     Fail,
     Pretend,
     Hold,
