@@ -4,6 +4,7 @@
 //! file exist, does the guest fit the limit) is not here.
 
 mod boot;
+mod cloud_init;
 mod cpu;
 mod identity;
 mod networks;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::Rules;
+use super::{Rules, cloud_init};
 use crate::kubevirt::v1::{CustomBlockSize, Disk, VirtualMachineInstanceSpec, Volume};
 
 /// As many disks as a machine's PCI bus has room for beside its other devices.
@@ -36,10 +36,11 @@ fn volumes(spec: &VirtualMachineInstanceSpec, rules: &mut Rules<'_>) {
 
 /// A volume has one source, and that is sound.
 fn source(volume: &Volume, at: &str, rules: &mut Rules<'_>) {
-    let Volume { name: _, container_disk, host_disk, ephemeral, empty_disk } = volume;
-    let sources = [container_disk.is_some(), host_disk.is_some(), ephemeral.is_some(), empty_disk.is_some()];
-    match sources.into_iter().filter(|there| *there).count() {
-        0 => rules.refuse(at, "has no source; containerDisk, hostDisk, ephemeral and emptyDisk are supported"),
+    let Volume { name: _, container_disk, host_disk, ephemeral, empty_disk, cloud_init_no_cloud } = volume;
+    let disks = [container_disk.is_some(), host_disk.is_some(), ephemeral.is_some(), empty_disk.is_some()];
+    let sources = disks.into_iter().chain([cloud_init_no_cloud.is_some()]);
+    match sources.filter(|there| *there).count() {
+        0 => rules.refuse(at, "has no source; containerDisk, hostDisk, ephemeral, emptyDisk and cloudInitNoCloud are supported"),
         1 => {}
         _ => rules.refuse(at, "has more than one source"),
     }
@@ -58,6 +59,9 @@ fn source(volume: &Volume, at: &str, rules: &mut Rules<'_>) {
             }
             Some(_) => {}
         }
+    }
+    if let Some(seed) = cloud_init_no_cloud {
+        cloud_init::check(seed, &format!("{at}.cloudInitNoCloud"), rules);
     }
     if let Some(disk) = empty_disk.as_ref().filter(|disk| !EMPTY_DISK.contains(&disk.capacity.value())) {
         let what = format!("{} bytes; an empty disk has 1Mi to 64Ti", disk.capacity.value());

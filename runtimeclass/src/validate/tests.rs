@@ -247,7 +247,7 @@ fn each_wrong_value_is_refused_by_its_path() {
         (
             "/volumes/0",
             json!({"name": "root"}),
-            "spec.volumes[0]: has no source; containerDisk, hostDisk, ephemeral and emptyDisk are supported",
+            "spec.volumes[0]: has no source; containerDisk, hostDisk, ephemeral, emptyDisk and cloudInitNoCloud are supported",
         ),
         (
             "/volumes/0",
@@ -279,8 +279,8 @@ fn each_wrong_value_is_refused_by_its_path() {
         ),
         (
             "/volumes/0",
-            json!({"name": "root", "cloudInitNoCloud": {}}),
-            "spec.volumes[0].cloudInitNoCloud: not supported by vireo",
+            json!({"name": "root", "cloudInitConfigDrive": {}}),
+            "spec.volumes[0].cloudInitConfigDrive: not supported by vireo",
         ),
         ("/volumes", json!({}), "spec.volumes: must be a list"),
         ("/volumes/0/name", json!(7), "spec.volumes[0].name: must be a string"),
@@ -535,4 +535,36 @@ fn places_in_the_boot_order_are_unique() {
     });
     let expected = "spec.domain.devices.interfaces[0].bootOrder: 1 is the place of domain.devices.disks[0] already";
     assert_eq!(refusals(&spec), [expected]);
+}
+
+#[test]
+fn what_cloud_init_is_told_is_short_and_said_once() {
+    let told =
+        |seed: Value| refusals(&vmi(|spec| spec["volumes"][0] = json!({"name": "root", "cloudInitNoCloud": seed})));
+    let at = "spec.volumes[0].cloudInitNoCloud";
+    for fine in [
+        json!({"userData": "x".repeat(2048)}),
+        json!({"networkData": "version: 2"}),
+        json!({"userDataBase64": "YQ==", "networkData": "x", "userData": ""}),
+        // 2048 bytes.
+        json!({"networkDataBase64": format!("{}YWE=", "YWFh".repeat(682))}),
+    ] {
+        assert_eq!(told(fine.clone()), [""; 0], "{fine}");
+    }
+    for (seed, field, what) in [
+        (json!({}), "", "has neither userData nor networkData"),
+        (json!({"userData": "", "networkDataBase64": ""}), "", "has neither userData nor networkData"),
+        (json!({"userData": "x".repeat(2049)}), ".userData", "2049 bytes; at most 2048 are supported by vireo"),
+        (
+            json!({"networkDataBase64": "YWFh".repeat(683)}),
+            ".networkDataBase64",
+            "2049 bytes; at most 2048 are supported by vireo",
+        ),
+        (json!({"userDataBase64": "#cloud-config"}), ".userDataBase64", "is no base64"),
+        (json!({"userData": "a", "userDataBase64": "YQ=="}), ".userDataBase64", "excludes userData; name one of them"),
+        (json!({"secretRef": {"name": "a"}}), ".secretRef", "not supported by vireo"),
+        (json!({"networkDataSecretRef": {"name": "a"}}), ".networkDataSecretRef", "not supported by vireo"),
+    ] {
+        assert_eq!(told(seed.clone()), [format!("{at}{field}: {what}")], "{seed}");
+    }
 }

@@ -9,6 +9,14 @@ pub struct Info {
     pub version: String,
 }
 
+/// `guest-get-host-name`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HostName {
+    /// The guest's name for itself.
+    pub host_name: String,
+}
+
 /// `guest-get-osinfo`: what the guest's `os-release` and `uname` say. Agents leave out what they don't know.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-pub use messages::{Info, OsInfo};
+pub use messages::{HostName, Info, OsInfo};
 pub use replies::{MAX_REPLY, Replies, ReplyError, read};
 
 use crate::log::bounded;
@@ -96,6 +96,11 @@ impl GuestAgent {
         self.ask("guest-get-osinfo").await
     }
 
+    /// What the guest calls itself.
+    pub async fn host_name(&mut self) -> Result<HostName, AgentError> {
+        self.ask("guest-get-host-name").await
+    }
+
     /// Gets in step with the agent, however long it takes to come.
     pub async fn sync(&mut self) -> Result<(), AgentError> {
         const COMMAND: &str = "guest-sync-delimited";
@@ -153,17 +158,17 @@ impl GuestAgent {
     }
 }
 
-/// Waits for a machine's agent and tells the log which system the guest is. Ends with the machine at the latest.
+/// Waits for a machine's agent and tells the log what the guest calls itself, and which system it is. Ends with the machine at the latest.
 pub async fn introduce(mut agent: GuestAgent, machine: String) {
     let introduced = async {
         agent.sync().await?;
         agent.ping().await?;
-        Ok::<_, AgentError>((agent.info().await?, agent.os_info().await?))
+        Ok::<_, AgentError>((agent.info().await?, agent.host_name().await?, agent.os_info().await?))
     };
     match introduced.await {
-        Ok((info, os)) => {
+        Ok((info, host, os)) => {
             let (version, name, kernel) = (plain(&info.version), plain(&os.pretty_name), plain(&os.kernel_release));
-            log::info!("{machine}: guest agent {version}: {name}, kernel {kernel}");
+            log::info!("{machine}: guest agent {version} on {}: {name}, kernel {kernel}", plain(&host.host_name));
         }
         Err(AgentError::Closed | AgentError::Io(_)) => {}
         Err(error) => log::warn!("{machine}: {:#}", anyhow::Error::from(error)),

@@ -44,11 +44,13 @@ async fn an_agent_says_who_it_is_and_what_it_runs_on() {
         "guest-info" => {
             Some(r#"{"return": {"version": "7.2.11", "supported_commands": [{"name": "x"}]}}"#.to_owned() + "\n")
         }
+        "guest-get-host-name" => Some("{\"return\": {\"host-name\": \"web\"}}\n".into()),
         "guest-get-osinfo" => Some(r#"{"return": {"id": "debian", "pretty-name": "Debian 12"}}"#.to_owned() + "\n"),
         _ => None,
     });
     agent.ping().await.unwrap();
     assert_eq!(agent.info().await.unwrap().version, "7.2.11");
+    assert_eq!(agent.host_name().await.unwrap().host_name, "web");
     let os = agent.os_info().await.unwrap();
     assert_eq!((os.id.as_str(), os.pretty_name.as_str(), os.version.as_str()), ("debian", "Debian 12", ""));
 }

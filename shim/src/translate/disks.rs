@@ -2,15 +2,17 @@
 //! spec, the image's containerDisk.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use vireo_runtimeclass::kubevirt::v1::{BlockSize as SpecBlockSize, Disk, VirtualMachineInstanceSpec, Volume};
+use uuid::Uuid;
+use vireo_runtimeclass::kubevirt::v1::{BlockSize as SpecBlockSize, CloudInitNoCloud, Disk, Volume};
 use vireo_vmm::config::{BlockSize, CacheMode, DiskConfig, ErrorPolicy, ImageFormat, JailConfig, MAX_QUEUES};
 
-use super::{Fds, FileSource, Place, TranslateError, pod_identity};
+use super::{Fds, FileSource, Place, Source, TranslateError, pod_identity};
 use crate::volume::{
-    ImageRoot, Purpose, VolumeError, block_sizes, claim_image, is_named_qcow2, local_scratch, open_local,
+    ImageRoot, Purpose, Seed, VolumeError, block_sizes, claim_image, is_named_qcow2, local_scratch, open_local,
     refuse_other_formats,
 };
 
@@ -18,13 +20,12 @@ use crate::volume::{
 const DEFAULT_NAME: &str = "containerdisk";
 
 pub(super) fn disks(
-    spec: Option<&VirtualMachineInstanceSpec>,
-    place: &Place<'_>,
+    source: &Source<'_>,
     files: &FileSource<'_>,
-    vcpus: u32,
+    (vcpus, uuid): (u32, Uuid),
     fds: &mut Fds,
 ) -> Result<Vec<DiskConfig>, TranslateError> {
-    let spec = match (spec, files) {
+    let spec = match (source.spec, files) {
         (Some(spec), _) => spec,
         (None, FileSource::Image(root)) => {
             let opened = open_container_disk(root, None, DEFAULT_NAME, false)?;
@@ -39,14 +40,17 @@ pub(super) fn disks(
     let unlisted = unlisted.map(|volume| Disk { name: volume.name.clone(), ..Disk::default() });
     let all = listed.iter().cloned().chain(unlisted);
     all.map(|disk| {
-        let readonly = disk.is_readonly();
         // Validation has joined them; a disk without a volume can't come here.
         let found = spec.volumes.iter().enumerate().find(|(_, volume)| volume.name == disk.name);
         let Some((index, volume)) = found else {
             let path = files.field(&format!("domain.devices.disks: {}", disk.name));
             return Err(TranslateError::Field { path, what: "has no volume" });
         };
-        let opened = open_volume((index, volume), place, files, readonly)?;
+        let readonly = disk.is_readonly() || volume.cloud_init_no_cloud.is_some();
+        let opened = match &volume.cloud_init_no_cloud {
+            Some(seed) => make_seed(seed, &volume.name, (source.name, uuid))?,
+            None => open_volume((index, volume), &source.place, files, readonly)?,
+        };
         let block_size = block_size(&disk, &opened.image)?;
         Ok(DiskConfig {
             readonly,
@@ -149,6 +153,16 @@ fn open_volume(
         }
         _ => Err(refuse("ephemeral", "vireo run knows no claims; use hostDisk, and vireo run --ephemeral")),
     }
+}
+
+/// The disk that cloud-init reads: made here, and written to by nobody.
+fn make_seed(seed: &CloudInitNoCloud, volume: &str, (name, instance): (&str, Uuid)) -> Result<Opened, TranslateError> {
+    let failed = |error: io::Error| TranslateError::Disk { name: volume.to_owned(), source: VolumeError::Made(error) };
+    // Validation has decoded them before.
+    let user_data = seed.user_data().map_err(io::Error::other).map_err(failed)?.unwrap_or_default();
+    let network_data = seed.network_data().map_err(io::Error::other).map_err(failed)?;
+    let seed = Seed { instance, name, user_data: &user_data, network_data: network_data.as_deref() };
+    Ok(Opened { image: seed.disk().map_err(failed)?, format: ImageFormat::Raw, overlay: None })
 }
 
 /// A new disk, of which only what the guest writes takes space.

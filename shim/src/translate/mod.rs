@@ -19,6 +19,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use oci_spec::runtime::{Process, Spec, User};
+use uuid::Uuid;
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
 use vireo_runtimeclass::pod::{ANNOTATION_RATE_LIMITS, ANNOTATION_VMI, DEFAULT_ID};
 use vireo_runtimeclass::{ParseError, RateLimits};
@@ -212,14 +213,14 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     let size = size::size(source.spec, &source.place)?;
     let cpu = cpu::cpu(source.spec, &source.place, &files, (size.vcpus, &kvm))?;
     let kvm = fds.add(kvm)?;
-    let mut disks = disks::disks(source.spec, &source.place, &files, size.vcpus, &mut fds)?;
+    let identity = identity::identity(&source);
+    let mut disks = disks::disks(&source, &files, (size.vcpus, Uuid::from_bytes(identity.uuid)), &mut fds)?;
     let root = match &disks[..] {
         [first, ..] if disks::is_partitioned(&fds, first) => boot::Root::Partition { readonly: first.readonly },
         [first, ..] => boot::Root::Whole { readonly: first.readonly },
         [] => boot::Root::None,
     };
     let boot = boot::boot(&source, &files, root, &disks, &mut fds)?;
-    let identity = identity::identity(&source);
     let nics = source.nics.into_iter().map(|nic| {
         let taps = nic.taps.into_iter().map(|tap| fds.add(tap)).collect::<Result<_, _>>()?;
         Ok(NicConfig { link_up: nic.link_up, mtu: nic.mtu, ..NicConfig::new(nic.name, taps, nic.mac) })

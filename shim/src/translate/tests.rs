@@ -422,6 +422,39 @@ fn local_machines() {
 }
 
 #[test]
+fn a_seed_for_cloud_init_is_made_read_only() {
+    let pod = Pod::new(&["disk/a.img", "boot/vmlinuz"]);
+    let spec = json!({
+        "domain": {
+            "devices": {"disks": [{"name": "root"}, {"name": "seed", "disk": {"bus": "virtio"}, "serial": "s"}]},
+            "firmware": {"uuid": "5d307ca9-b3ef-428c-8861-06e72d69f223"},
+        },
+        "volumes": [
+            {"name": "root", "containerDisk": {"image": "x"}},
+            {"name": "seed", "cloudInitNoCloud": {"userDataBase64": "I2Nsb3VkLWNvbmZpZw==", "networkData": "version: 2"}},
+        ],
+    });
+    let plan = pod.translate(Some(&spec)).unwrap();
+    let seed = &plan.machine.disks[1];
+    assert_eq!((seed.format, seed.readonly, seed.overlay), (ImageFormat::Raw, true, None));
+    assert_eq!(seed.serial.as_deref(), Some("s"));
+    let file = File::from(plan.fds[usize::from(seed.image.0)].try_clone().unwrap());
+    let mut image = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+    file.read_exact_at(&mut image, 0).unwrap();
+    for words in ["#cloud-config", "version: 2", r#""instance-id":"5d307ca9-b3ef-428c-8861-06e72d69f223""#, "\"pod\""] {
+        assert!(image.windows(words.len()).any(|window| window == words.as_bytes()), "{words}");
+    }
+    // No file of the image, so that it's the same for an admin's machine.
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::Local { folder: dir.path(), jail: JailConfig { uid: 7, gid: 8 }, ephemeral: &[] };
+    let spec = json!({"domain": {"devices": {}}, "volumes": [{"name": "a", "cloudInitNoCloud": {"userData": "x"}}]});
+    let spec = parse_vmi(&spec.to_string()).unwrap();
+    let mut pod = Pod::new(&["bios"]);
+    pod.node.bios = Some(pod.dir.path().join("bios"));
+    assert!(compose(pod.source(Some(&spec), place), null()).unwrap().machine.disks[0].readonly);
+}
+
+#[test]
 fn there_is_a_balloon_unless_it_is_not_wanted_or_of_no_use() {
     let pod = Pod::new(DEBIAN);
     let has = |spec: Option<&Value>| pod.translate(spec).unwrap().machine.balloon;

@@ -1,4 +1,4 @@
-//! Opens what a machine is made of: disk images, kernels, initial RAM disks.
+//! Opens what a machine is made of: disk images, kernels, initial RAM disks; and makes the disk that cloud-init reads.
 //!
 //! A file is looked at (`O_PATH`, which runs no driver and wakes no FIFO) before it is opened for use, and what is opened is
 //! what was looked at. Whoever made a container image chose every name, link and device node in it, so that inside an image
@@ -10,7 +10,9 @@
 
 mod block_size;
 mod claim;
+mod cloud_init;
 mod image_root;
+mod iso9660;
 mod local;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 
 pub use block_size::block_sizes;
 pub use claim::claim_image;
+pub use cloud_init::Seed;
 pub use image_root::ImageRoot;
 pub use local::{is_named_qcow2, local_scratch, open_local, refuse_other_formats};
 
@@ -129,6 +132,9 @@ pub enum VolumeError {
         #[source]
         source: Box<VolumeError>,
     },
+    /// A disk that is made here can't be.
+    #[error("can't be made")]
+    Made(#[source] io::Error),
     /// The folder of a containerDisk isn't there.
     #[error("the image has no {0} folder; a containerDisk image holds one disk image there")]
     NoDiskFolder(&'static str),

@@ -19,7 +19,7 @@ struct Arguments {
     /// Put QEMU in, for benches.
     #[arg(long, global = true)]
     qemu: bool,
-    /// Put the full Debian guest's disk in, at /dev/disk/guest.
+    /// Put the full Debian guest in: its disk at /dev/disk/guest, its files in /guest.
     #[arg(long, global = true)]
     guest: bool,
     /// Take release builds only (else the newer of debug and release).
@@ -71,14 +71,14 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let build = if arguments.release { Build::Release } else { Build::Newest };
     let boot = |keep| -> Result<Node> {
-        let guest_disk = arguments.guest.then(vireo_tests::guest::debian::debian).transpose()?;
+        let guest = arguments.guest.then(vireo_tests::guest::debian::debian).transpose()?;
         let prepared = Options::prepare("node", build, arguments.qemu)?;
-        Node::boot(&Options { memory_mib: arguments.memory, keep, guest_disk, ..prepared })
+        Node::boot(&Options { memory_mib: arguments.memory, keep, guest, ..prepared })
     };
     match arguments.command {
         Action::Build { debian } => {
             if debian {
-                println!("{}", vireo_tests::guest::debian::debian()?.display());
+                println!("{}", vireo_tests::guest::debian::debian()?.disk.display());
             }
             Options::prepare("node", build, arguments.qemu).map(|_| ExitCode::SUCCESS)
         }

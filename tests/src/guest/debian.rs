@@ -1,9 +1,14 @@
-//! The full Debian guest: a disk as clouds use it, with systemd, cloud-init, the guest agent and sshd, that boots by BIOS
+//! The full Debian guest: a disk as clouds use it, with systemd, netplan, cloud-init, the guest agent and sshd, that boots by BIOS
 //! and by EFI. It takes minutes to build, and is built when first needed.
 //!
-//! GPT: a BIOS boot partition with GRUB's core, an EFI system partition with GRUB as the default loader, the root.
+//! GPT: a BIOS boot partition with GRUB's core, an EFI system partition with GRUB as the default loader, the root; numbered as in
+//! Debian's own cloud images, where the root is the first.
+//!
+//! Beside the raw disk there is a file system with its kernel and initial RAM disk, and a containerDisk image with the
+//! disk as qcow2 with zlib clusters, as cloud images are published.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io::{Seek as _, SeekFrom, Write as _},
     os::unix::fs::FileExt as _,
@@ -14,13 +19,18 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use super::fast::qemu_img;
 use crate::{
+    archive::{oci::Image, tar::Tar},
     cache,
     debian::{Suite, resolve},
+    node::image::ext4,
     progress,
 };
 
-const BUILDER: &str = "debian guest 1";
+const BUILDER: &str = "debian guest 3";
+/// The containerDisk's name.
+pub const CONTAINER_DISK: &str = "docker.io/library/debian-guest:12";
 const GRUB: &str = include_str!("../../guest/grub.cfg");
 /// Finds the root before GRUB's configuration can be read.
 const GRUB_EARLY: &str = "search.fs_label root root\nset prefix=($root)/boot/grub\n";
@@ -47,34 +57,42 @@ const PACKAGES: [&str; 25] = [
     "grub-efi-amd64-bin",
     "grub-pc-bin",
     "grub2-common",
-    "ifupdown",
     "initramfs-tools",
     "iproute2",
     "iputils-ping",
-    "isc-dhcp-client",
     "kmod",
     "libpam-systemd",
     "linux-image-cloud-amd64",
     "login",
     "netbase",
+    "netplan.io",
     "openssh-server",
     "passwd",
     "procps",
     "qemu-guest-agent",
     "sudo",
+    "systemd-resolved",
     "systemd-sysv",
     "udev",
 ];
 
 const SECTOR: u64 = 512;
-/// First sector and number of sectors of each partition: BIOS boot, EFI system, root.
-const PARTITIONS: [(u64, u64); 3] = [(2048, 2048), (4096, 131_072), (135_168, 4_057_088)];
 const DISK_SECTORS: u64 = 4_194_304;
-const TYPES: [&str; 3] = [
-    "21686148-6449-6E6F-744E-656564454649",
-    "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
-    "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709",
-];
+
+struct Partition {
+    number: u32,
+    /// Its first sector.
+    start: u64,
+    sectors: u64,
+    kind: &'static str,
+}
+
+const ROOT: Partition =
+    Partition { number: 1, start: 135_168, sectors: 4_057_088, kind: "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709" };
+const BIOS: Partition =
+    Partition { number: 14, start: 2048, sectors: 2048, kind: "21686148-6449-6E6F-744E-656564454649" };
+const ESP: Partition =
+    Partition { number: 15, start: 4096, sectors: 131_072, kind: "C12A7328-F81F-11D2-BA4B-00A0C93EC93B" };
 
 fn key() -> Result<String> {
     let mut packages = vec!["base-files"];
@@ -83,8 +101,17 @@ fn key() -> Result<String> {
     Ok([BUILDER, GRUB, GRUB_EARLY, &resolved.text].iter().fold(cache::Key::default(), cache::Key::with).finish())
 }
 
-/// The disk's raw image, built if need be. Needs root.
-pub fn debian() -> Result<PathBuf> {
+/// What was built.
+#[derive(Debug, Clone)]
+pub struct Debian {
+    /// The disk, raw.
+    pub disk: PathBuf,
+    /// A file system with `vmlinuz`, `initrd.img` and `containerdisk.tar`.
+    pub files: PathBuf,
+}
+
+/// The guest, built if need be. Needs root.
+pub fn debian() -> Result<Debian> {
     let folder = cache::entry("debian", &key()?, |folder| {
         let tree = folder.join("tree");
         progress::step("installing the full Debian guest (takes minutes)", || install(&tree))?;
@@ -92,11 +119,12 @@ pub fn debian() -> Result<PathBuf> {
             let version = settle(&tree)?;
             let disk = folder.join("disk.img");
             assemble(&tree, &disk, &version)?;
-            inspect(&disk)?;
-            fs::remove_dir_all(&tree).context("remove the guest's tree")
-        })
+            inspect(&disk)
+        })?;
+        progress::step("packing it", || pack(&tree, folder))?;
+        fs::remove_dir_all(&tree).context("remove the guest's tree")
     })?;
-    Ok(folder.join("disk.img"))
+    Ok(Debian { disk: folder.join("disk.img"), files: folder.join("files.img") })
 }
 
 fn run(command: &mut Command) -> Result<()> {
@@ -135,7 +163,6 @@ fn settle(tree: &Path) -> Result<String> {
     fs::write(tree.join("etc/hostname"), "debian\n")?;
     // systemd makes a new one at the first boot.
     fs::write(tree.join("etc/machine-id"), "uninitialized\n")?;
-    fs::write(tree.join("etc/cloud/cloud.cfg.d/90-sources.cfg"), "datasource_list: [NoCloud, ConfigDrive, None]\n")?;
     // The keys of the build would be every guest's.
     for entry in fs::read_dir(tree.join("etc/ssh"))?.flatten() {
         if entry.file_name().to_string_lossy().starts_with("ssh_host_") {
@@ -154,7 +181,7 @@ fn assemble(tree: &Path, disk: &Path, version: &str) -> Result<()> {
     let efi = grub_image(tree, "x86_64-efi", &["efi_gop"])?;
     install_bios_boot(&file, &fs::read(tree.join("usr/lib/grub/i386-pc/boot.img"))?, core)?;
     install_efi(&file, disk, &efi)?;
-    let (start, sectors) = PARTITIONS[2];
+    let Partition { start, sectors, .. } = ROOT;
     run(Command::new("mke2fs")
         .args(["-q", "-F", "-t", "ext4", "-L", "root", "-E"])
         .arg(format!("offset={},root_owner=0:0", start * SECTOR))
@@ -163,9 +190,34 @@ fn assemble(tree: &Path, disk: &Path, version: &str) -> Result<()> {
         .arg(format!("{}k", sectors / 2)))
 }
 
+/// Makes the file system of [`Debian::files`].
+fn pack(tree: &Path, folder: &Path) -> Result<()> {
+    let files = folder.join("files");
+    fs::create_dir(&files)?;
+    for (link, kind) in [("vmlinuz", "vmlinuz-"), ("initrd.img", "initrd.img-")] {
+        let found = fs::read_dir(tree.join("boot"))?
+            .flatten()
+            .find(|entry| entry.file_name().to_string_lossy().starts_with(kind));
+        fs::copy(found.with_context(|| format!("the guest has no {kind}"))?.path(), files.join(link))?;
+    }
+    let qcow2 = folder.join("disk.qcow2");
+    let convert = ["convert", "-f", "raw", "-O", "qcow2", "-c"].map(OsString::from);
+    qemu_img(convert.into_iter().chain([folder.join("disk.img").into_os_string(), qcow2.clone().into_os_string()]))?;
+    let mut layer = Tar::default();
+    layer.directory("disk");
+    layer.file("disk/debian.qcow2", 0o644, &fs::read(&qcow2)?);
+    fs::remove_file(qcow2)?;
+    let image = Image { reference: CONTAINER_DISK, command: &["/none"], layer }.pack();
+    fs::write(files.join("containerdisk.tar"), &image)?;
+    ext4(&files, &folder.join("files.img"), image.len() as u64 + (256 << 20))?;
+    Ok(fs::remove_dir_all(files)?)
+}
+
 fn partition(disk: &Path) -> Result<()> {
-    let lines =
-        PARTITIONS.iter().zip(TYPES).map(|((start, size), kind)| format!("start={start}, size={size}, type={kind}"));
+    let lines = [ROOT, BIOS, ESP].map(|partition| {
+        let Partition { number, start, sectors, kind } = partition;
+        format!("{number} : start={start}, size={sectors}, type={kind}")
+    });
     let script = std::iter::once("label: gpt".to_owned()).chain(lines).collect::<Vec<_>>().join("\n");
     let mut sfdisk =
         Command::new("sfdisk").arg("--quiet").arg(disk).stdin(Stdio::piped()).spawn().context("run sfdisk")?;
@@ -197,7 +249,7 @@ fn install_bios_boot(disk: &File, boot: &[u8], mut core: Vec<u8>) -> Result<()> 
     const KERNEL_SECTOR: usize = 0x5c;
     /// In the core's first sector: where the rest begins.
     const BLOCK_LIST: usize = 0x1f4;
-    let (start, sectors) = PARTITIONS[0];
+    let Partition { start, sectors, .. } = BIOS;
     ensure!(core.len() as u64 <= sectors * SECTOR, "GRUB's core has {} bytes, its partition less", core.len());
     let mut record = boot.get(..BOOT_CODE).context("GRUB's boot.img is cut short")?.to_vec();
     record[KERNEL_SECTOR..KERNEL_SECTOR + 8].copy_from_slice(&start.to_le_bytes());
@@ -209,7 +261,7 @@ fn install_bios_boot(disk: &File, boot: &[u8], mut core: Vec<u8>) -> Result<()> 
 }
 
 fn install_efi(disk: &File, path: &Path, grub: &[u8]) -> Result<()> {
-    let (start, sectors) = PARTITIONS[1];
+    let Partition { start, sectors, .. } = ESP;
     let scratch = path.with_extension("esp");
     run(Command::new("mkfs.vfat").args(["-n", "ESP", "-C"]).arg(&scratch).arg((sectors / 2).to_string()))?;
     let loader = path.with_extension("efi");
@@ -228,21 +280,23 @@ pub fn inspect(disk: &Path) -> Result<()> {
     let output = Command::new("sfdisk").arg("--json").arg(disk).output().context("run sfdisk")?;
     let table: Value = serde_json::from_slice(&output.stdout).context("read the partition table")?;
     let partitions = table["partitiontable"]["partitions"].as_array().context("a disk has partitions")?;
-    ensure!(partitions.len() == PARTITIONS.len(), "{} partitions", partitions.len());
-    for ((partition, (start, _)), kind) in partitions.iter().zip(PARTITIONS).zip(TYPES) {
-        ensure!(partition["start"] == start && partition["type"] == kind, "unexpected partition {partition}");
+    ensure!(partitions.len() == 3, "{} partitions", partitions.len());
+    for (found, expected) in partitions.iter().zip([ROOT, BIOS, ESP]) {
+        let number = found["node"].as_str().is_some_and(|node| node.ends_with(&expected.number.to_string()));
+        let same = number && found["start"] == expected.start && found["type"] == expected.kind;
+        ensure!(same, "unexpected partition {found}");
     }
     let file = File::open(disk)?;
     let mut sector = [0; 512];
     file.read_exact_at(&mut sector, 0)?;
     ensure!(sector[0] == 0xeb && sector[510..] == [0x55, 0xaa], "no boot code in the MBR");
-    file.read_exact_at(&mut sector, PARTITIONS[0].0 * SECTOR)?;
+    file.read_exact_at(&mut sector, BIOS.start * SECTOR)?;
     ensure!(sector.iter().any(|&byte| byte != 0), "no GRUB in the BIOS boot partition");
 
-    let esp = format!("{}@@{}", disk.display(), PARTITIONS[1].0 * SECTOR);
+    let esp = format!("{}@@{}", disk.display(), ESP.start * SECTOR);
     run(Command::new("mdir").args(["-i", &esp, "::/EFI/BOOT/BOOTX64.EFI"])).context("no EFI loader")?;
 
-    let root = format!("{}?offset={}", disk.display(), PARTITIONS[2].0 * SECTOR);
+    let root = format!("{}?offset={}", disk.display(), ROOT.start * SECTOR);
     for path in [
         "/sbin/init",
         "/usr/bin/cloud-init",

@@ -86,7 +86,8 @@ fn build(debs: &[PathBuf], kernel: &Kernel, folder: &Path) -> Result<()> {
     qemu_img(create.into_iter().chain([qcow2(BLANK_QCOW2), "16M".into()]))
 }
 
-fn qemu_img(arguments: impl Iterator<Item = OsString>) -> Result<()> {
+/// Runs qemu-img.
+pub(super) fn qemu_img(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let status = Command::new("qemu-img").args(arguments).status().context("run qemu-img (package qemu-utils)")?;
     ensure!(status.success(), "qemu-img: {status}");
     Ok(())

@@ -85,7 +85,7 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
 /// Probably since OVMF writes CR8 after interrupts, QEMU's emulation of SVM up to 7.2 ends itself (an assertion in `tcg_handle_interrupt`)
 /// where the next interrupt waits already. That says nothing of the guest: it is tried anew. Not to have seen it at all is a failure.
 fn boot_debian(options: &Options, name: &'static str) -> Result<Tally> {
-    let options = Options { guest_disk: Some(guest::debian::debian()?), ..options.clone() };
+    let options = Options { guest: Some(guest::debian::debian()?), ..options.clone() };
     for _ in 0..=LOSSES {
         let node = Node::boot(&options)?;
         let mut lines = Lines::default();
@@ -106,7 +106,7 @@ fn boot_debian(options: &Options, name: &'static str) -> Result<Tally> {
 
 /// What is in the full Debian guest's disk.
 fn full_debian() -> Tally {
-    match guest::debian::debian().and_then(|disk| guest::debian::inspect(&disk)) {
+    match guest::debian::debian().and_then(|guest| guest::debian::inspect(&guest.disk)) {
         Ok(()) => {
             println!("    PASS {FULL_DEBIAN}");
             Tally { passed: 1, ..Tally::default() }

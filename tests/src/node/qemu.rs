@@ -24,7 +24,8 @@ use super::{
 use crate::{
     cache::hex,
     debian::{self, Kernel},
-    guest, progress,
+    guest::{self, debian::Debian},
+    progress,
 };
 
 /// Long, for machines under load; an idle one needs four seconds.
@@ -43,8 +44,9 @@ pub struct Options {
     pub image: Image,
     /// Further read-only layers over the root.
     pub layers: Vec<PathBuf>,
-    /// A disk for guests, `/dev/disk/guest` in the node: written to, it forgets that when the node ends.
-    pub guest_disk: Option<PathBuf>,
+    /// The full Debian guest. Its disk is `/dev/disk/guest` in the node: written to, it forgets that when the node ends. Its
+    /// files are in `/guest`.
+    pub guest: Option<Debian>,
     /// The disk at `/vireo`.
     pub share: PathBuf,
     /// Where its logs go.
@@ -76,7 +78,7 @@ impl Options {
             kernel,
             image,
             layers,
-            guest_disk: None,
+            guest: None,
             share,
             folder,
             memory_mib: 3072,
@@ -164,10 +166,12 @@ impl Node {
             command.args(["-drive", &format!("if=none,id=d{index},file={path},format=raw,readonly=on")]);
             command.args(["-device", &format!("virtio-blk-pci,drive=d{index}")]);
         }
-        if let Some(disk) = &options.guest_disk {
-            let path = disk.display().to_string().replace(',', ",,");
-            command.args(["-drive", &format!("if=none,id=guest,file={path},format=raw,snapshot=on")]);
-            command.args(["-device", "virtio-blk-pci,drive=guest,serial=guest"]);
+        if let Some(Debian { disk, files }) = &options.guest {
+            for (name, path, how) in [("guest", disk, "snapshot=on"), ("guest-files", files, "readonly=on")] {
+                let path = path.display().to_string().replace(',', ",,");
+                command.args(["-drive", &format!("if=none,id={name},file={path},format=raw,{how}")]);
+                command.args(["-device", &format!("virtio-blk-pci,drive={name},serial={name}")]);
+            }
         }
         let forward = format!("hostfwd=tcp:127.0.0.1:{port}-:{}", super::protocol::PORT);
         command.args(["-netdev", &format!("user,id=n0,net=192.168.76.0/24,host=192.168.76.2,{forward}")]);

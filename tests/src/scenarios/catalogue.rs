@@ -1,7 +1,7 @@
 //! Every scenario, in the order in which they run.
 
 use super::{
-    Scenario, boots, channels, churn, control, deaths, disks, endings, firmware, jail, limits, network, refusals,
+    Scenario, boots, channels, churn, control, deaths, debian, disks, endings, jail, limits, network, refusals,
     run_command,
 };
 
@@ -19,7 +19,7 @@ pub fn all() -> Vec<Scenario> {
         limits::SCENARIOS,
         refusals::SCENARIOS,
         run_command::SCENARIOS,
-        firmware::SCENARIOS,
+        debian::SCENARIOS,
         churn::SCENARIOS,
     ]
     .concat()

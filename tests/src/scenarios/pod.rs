@@ -124,7 +124,8 @@ pub struct Pod {
     pub ip: String,
     spec: PodSpec,
     config: v1::PodSandboxConfig,
-    name: String,
+    /// Its name.
+    pub name: String,
 }
 
 impl Pod {

@@ -56,12 +56,7 @@ fn type_poweroff(vireo: &mut Child) -> Result<()> {
 
 /// Runs the machine of a manifest, which is removed: waits for the prompt, does what powers the guest off, and checks the
 /// exit code. What the console showed.
-pub(super) fn run_until(
-    path: &str,
-    prompt: &str,
-    power_off: fn(&mut Child) -> Result<()>,
-    limit: Duration,
-) -> Result<String> {
+fn run_until(path: &str, prompt: &str, power_off: fn(&mut Child) -> Result<()>, limit: Duration) -> Result<String> {
     let mut vireo = Command::new("vireo")
         .args(["run", path])
         .stdin(Stdio::piped())

@@ -296,10 +296,10 @@ static VOLUME: Fields = Fields {
         optional("hostDisk", Record(&HOST_DISK)),
         optional("ephemeral", Record(&EPHEMERAL)),
         optional("emptyDisk", Record(&EMPTY_DISK)),
+        optional("cloudInitNoCloud", Record(&CLOUD_INIT_NO_CLOUD)),
     ],
     known: &[
         "cloudInitConfigDrive",
-        "cloudInitNoCloud",
         "configMap",
         "containerPath",
         "dataVolume",
@@ -323,6 +323,16 @@ static EMPTY_DISK: Fields = Fields { supported: &[required("capacity", Quantity)
 static CONTAINER_DISK: Fields = Fields {
     supported: &[required("image", String), optional("path", String)],
     known: &["imagePullPolicy", "imagePullSecret"],
+};
+
+static CLOUD_INIT_NO_CLOUD: Fields = Fields {
+    supported: &[
+        optional("userData", String),
+        optional("userDataBase64", String),
+        optional("networkData", String),
+        optional("networkDataBase64", String),
+    ],
+    known: &["networkDataSecretRef", "secretRef"],
 };
 
 static HOST_DISK: Fields =

@@ -1,6 +1,7 @@
 //! `kubevirt.io/v1`, as far as Vireo serves it: the types hold exactly the supported fields, [`fields`] also knows the
 //! names of the others.
 
+mod cloud_init;
 mod cpu;
 mod devices;
 mod disks;
@@ -11,6 +12,7 @@ mod networks;
 mod virtual_machine;
 mod volumes;
 
+pub use cloud_init::{CloudInitNoCloud, NoBase64};
 pub use cpu::{Cpu, CpuFeature, FeatureKvm, Features};
 pub use devices::{Devices, Rng};
 pub use disks::{BlockSize, CdromTarget, CustomBlockSize, Disk, DiskTarget, FeatureState};

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Quantity;
+use super::CloudInitNoCloud;
 
 /// A volume: a name and one source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub struct Volume {
     /// A new disk that goes with the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub empty_disk: Option<EmptyDiskSource>,
+    /// A small disk that cloud-init finds and reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_init_no_cloud: Option<CloudInitNoCloud>,
 }
 
 /// A disk image inside a container image.
