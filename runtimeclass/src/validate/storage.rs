@@ -40,7 +40,10 @@ fn source(volume: &Volume, at: &str, rules: &mut Rules<'_>) {
     let disks = [container_disk.is_some(), host_disk.is_some(), ephemeral.is_some(), empty_disk.is_some()];
     let sources = disks.into_iter().chain([cloud_init_no_cloud.is_some()]);
     match sources.filter(|there| *there).count() {
-        0 => rules.refuse(at, "has no source; containerDisk, hostDisk, ephemeral, emptyDisk and cloudInitNoCloud are supported"),
+        0 => rules.refuse(
+            at,
+            "has no source; containerDisk, hostDisk, ephemeral, emptyDisk and cloudInitNoCloud are supported",
+        ),
         1 => {}
         _ => rules.refuse(at, "has more than one source"),
     }

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -35,7 +36,8 @@ impl Seed<'_> {
         disk.write_all(&self.image())?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
         fcntl(&disk, FcntlArg::F_ADD_SEALS(seals))?;
-        Ok(disk)
+        // A VMM takes no read-only disk that is open for writing.
+        File::open(format!("/proc/self/fd/{}", disk.as_raw_fd()))
     }
 
     fn image(&self) -> Vec<u8> {
@@ -75,8 +77,9 @@ mod tests {
         let meta = r#"{"instance-id":"5d307ca9-b3ef-428c-8861-06e72d69f223","local-hostname":"web"}"#;
         let expected = [("meta-data", meta.as_bytes()), ("user-data", b"#cloud-config\n")];
         assert_eq!(read(&image, LABEL), expected.map(|(name, content)| (name.to_owned(), content.to_vec())));
-        assert!(disk.write_at(b"x", 0).is_err());
-        assert!(disk.set_len(0).is_err());
+        assert_eq!(disk.write_at(b"x", 0).unwrap_err().raw_os_error(), Some(libc::EBADF), "open for reading");
+        let writable = File::options().write(true).open(format!("/proc/self/fd/{}", disk.as_raw_fd()));
+        assert_eq!(writable.unwrap().write_at(b"x", 0).unwrap_err().raw_os_error(), Some(libc::EPERM), "sealed");
     }
 
     #[test]

@@ -198,7 +198,7 @@ fn posix(mode: u32, links: u32) -> Vec<u8> {
 
 /// A record of a folder (ECMA-119 9.1). `system` is what SUSP has to say.
 fn record(identifier: &[u8], extent: Extent, is_folder: bool, system: &[u8]) -> Vec<u8> {
-    let pad = usize::from(identifier.len() % 2 == 0);
+    let pad = usize::from(identifier.len().is_multiple_of(2));
     let mut out = vec![0, 0];
     out.extend(both(extent.sector));
     out.extend(both(extent.length));

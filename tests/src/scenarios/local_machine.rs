@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
+use vireo_runtimeclass::RateLimits;
 use vireo_shim::{
     guest_agent::GuestAgent,
     launch::{Launch, Vmm, launch},
@@ -41,10 +42,21 @@ impl LocalMachine {
         let spec = vireo_runtimeclass::parse_vmi(&spec.to_string())?;
         let place = Place::Local { folder: Path::new("/"), jail: JailConfig { uid: 107, gid: 107 }, ephemeral: &[] };
         let node = NodeConfig::default();
-        let plan = translate(Source { name, spec: Some(&spec), limits: &RateLimits::default(), place, node: &node, nics: Vec::new() })?;
+        let plan = translate(Source {
+            name,
+            spec: Some(&spec),
+            limits: &RateLimits::default(),
+            place,
+            node: &node,
+            nics: Vec::new(),
+        })?;
         let LaunchPlan { machine, fds, jail, .. } = plan;
         let binary = File::open("/vireo/bin/vireo-vmm")?;
         let vmm = launch(Launch { vmm: &binary, cgroup: None, oom_score_adj: None, machine, fds, jail: Some(jail) })?;
+        match vmm.control.wait(LIMIT)? {
+            Received::Message(Event::Ready) => {}
+            other => bail!("the machine is not built: {other:?}"),
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (agent, port) = {
             let _entered = runtime.enter();

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Quantity;
 use super::CloudInitNoCloud;
+use crate::Quantity;
 
 /// A volume: a name and one source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

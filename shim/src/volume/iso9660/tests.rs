@@ -38,7 +38,7 @@ fn identifier(record: &[u8]) -> &[u8] {
 /// The SUSP entries of a record: signature and what follows its version.
 fn system(record: &[u8]) -> Vec<(&[u8], &[u8])> {
     let length = usize::from(record[32]);
-    let mut rest = &record[33 + length + usize::from(length % 2 == 0)..];
+    let mut rest = &record[33 + length + usize::from(length.is_multiple_of(2))..];
     let mut entries = Vec::new();
     while rest.len() >= 4 {
         let (entry, after) = rest.split_at(usize::from(rest[2]));
@@ -92,5 +92,5 @@ fn a_folder_begins_with_itself_and_its_extensions() {
     assert_eq!(identifier(records[2]), b"USER_DATA.;1");
     assert_eq!(number(system(records[2])[0].1), 0o100_400, "for root alone");
     // Records are of even length, and none crosses a sector.
-    assert!(records.iter().all(|record| record.len() % 2 == 0));
+    assert!(records.iter().all(|record| record.len().is_multiple_of(2)));
 }
