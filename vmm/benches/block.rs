@@ -128,6 +128,8 @@ fn image(folder: &std::path::Path, format: ImageFormat, direct: bool) -> Arc<dyn
         raw
     };
     let file = std::fs::OpenOptions::new().read(true).write(true).open(path).expect("the image");
+    // What makes it isn't to be measured.
+    file.sync_all().expect("on the disk");
     let options = Options { format, readonly: false, shareable: false, direct, block: 4096 };
     open(file, None, options).expect("a sound image")
 }

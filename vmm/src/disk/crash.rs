@@ -156,4 +156,5 @@ fn no_acknowledged_write_is_lost_on_qcow2() {
 #[test]
 fn no_acknowledged_write_is_lost_on_compressed_qcow2() {
     survives(&Fixture::qcow2("cluster_size=8192", &["-c"]));
+    survives(&Fixture::qcow2("cluster_size=8192,compression_type=zstd", &["-c"]));
 }

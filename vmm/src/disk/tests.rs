@@ -17,6 +17,8 @@ fn kinds() -> Vec<(&'static str, Fixture)> {
         ("qcow2 of large clusters", Fixture::qcow2("cluster_size=2M", &[])),
         ("qcow2, zlib", Fixture::qcow2("cluster_size=4096", &["-c"])),
         ("qcow2, zlib, overlaid", Fixture::qcow2("", &["-c"]).overlaid()),
+        ("qcow2, zstd", Fixture::qcow2("compression_type=zstd", &["-c"])),
+        ("qcow2, zstd of small clusters, alone", Fixture::qcow2("compression_type=zstd,cluster_size=4096", &["-c"])),
         ("qcow2, zstd, overlaid", Fixture::qcow2("compression_type=zstd", &["-c"]).overlaid()),
         (
             "qcow2, zstd of small clusters",
@@ -95,7 +97,11 @@ fn a_discard_gives_space_back() {
 
 #[test]
 fn several_threads_may_write_at_once() {
-    let fixture = Fixture::qcow2("cluster_size=4096", &["-c"]);
+    written_by_four(&Fixture::qcow2("cluster_size=4096", &["-c"]));
+    written_by_four(&Fixture::qcow2("cluster_size=4096,compression_type=zstd", &["-c"]));
+}
+
+fn written_by_four(fixture: &Fixture) {
     let disk = fixture.open();
     let mut model = content();
     std::thread::scope(|scope| {
@@ -104,6 +110,7 @@ fn several_threads_may_write_at_once() {
             scope.spawn(move || {
                 for at in (thread * 512..SIZE - 512).step_by(2048) {
                     disk.write(at, &[u8::try_from(thread).unwrap() + 100; 512]).unwrap();
+                    assert_eq!(disk.read(at, 512).unwrap(), [u8::try_from(thread).unwrap() + 100; 512]);
                     if at % 16384 < 2048 {
                         disk.image.flush().unwrap();
                     }

@@ -181,19 +181,25 @@ impl Header {
         Ok(())
     }
 
+    /// Bytes of all clusters of the disk.
+    pub fn whole_size(&self) -> u64 {
+        self.size.next_multiple_of(self.cluster_size())
+    }
+
     /// Bytes of a cluster.
     pub fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
     }
 
-    /// The header as the library is to see it: without extensions, names, and features that are dealt with elsewhere.
+    /// The header as the library is to see it: without extensions, names, and features that are dealt with elsewhere, and
+    /// with a disk of whole clusters, so that its last one can be written as a whole.
     pub fn sanitized(&self) -> [u8; SANITIZED_LENGTH] {
         let mut raw = [0; SANITIZED_LENGTH];
         let mut put = |at: usize, bytes: &[u8]| raw[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &MAGIC);
         put(4, &self.version.to_be_bytes());
         put(20, &self.cluster_bits.to_be_bytes());
-        put(24, &self.size.to_be_bytes());
+        put(24, &self.whole_size().to_be_bytes());
         put(36, &self.l1_entries.to_be_bytes());
         put(40, &self.l1_offset.to_be_bytes());
         put(48, &self.refcount_offset.to_be_bytes());

@@ -103,11 +103,12 @@ pub enum QcowError {
         /// Where.
         offset: u64,
     },
-    /// It has zstd clusters and is to be written.
+    /// It has zstd clusters and internal snapshots, and is to be written: a table that a snapshot shares is moved when it is
+    /// written to, while it is looked into for where clusters are.
     #[error(
-        "has zstd clusters, which can only be read; make the disk read-only, or convert the image with zlib or none"
+        "has zstd clusters and internal snapshots, which can't be written together; qemu-img snapshot -d deletes snapshots"
     )]
-    ZstdWrite,
+    ZstdSnapshots,
     /// It can't be read.
     #[error("can't be read")]
     Io(#[source] io::Error),
@@ -132,11 +133,14 @@ pub struct QcowImage {
     gate: RwLock<()>,
     /// Of each file with tables: the image's own, and that of the image below it.
     budgets: Vec<Budget>,
+    /// What is written over compressed clusters has to be unpacked before, as the library can't.
+    unpacks: bool,
+    /// Held by who reads compressed clusters or unpacks them for good.
     unpacked: Mutex<Unpacked>,
 }
 
 /// The compressed cluster that was read last: guests read them in smaller parts. A cluster that is compressed never
-/// changes; once written to it isn't compressed any more.
+/// changes; once written to it isn't compressed any more, and not to be looked for here.
 #[derive(Debug)]
 struct Unpacked {
     /// Bytes of a cluster of the image that has compressed ones.
@@ -146,32 +150,45 @@ struct Unpacked {
     bytes: Vec<u8>,
 }
 
+impl Unpacked {
+    /// Makes `bytes` the cluster at `start` of `layer`.
+    fn load(&mut self, layer: &FormatAccess<Storage>, start: u64) -> io::Result<()> {
+        if self.offset != Some(start) {
+            self.offset = None;
+            self.bytes.resize(to_usize(self.cluster.min(layer.size() - start))?, 0);
+            layer.read(&mut self.bytes[..], start)?;
+            self.offset = Some(start);
+        }
+        Ok(())
+    }
+}
+
 impl QcowImage {
     /// Opens an image. It is locked, and `file` open for writing unless `readonly`.
     pub fn open(file: File, readonly: bool) -> Result<Self, QcowError> {
         let own = if readonly { None } else { Some(file.try_clone().map_err(QcowError::Io)?) };
         let (access, header) = open_layer(file, readonly)?;
         let budgets = vec![Budget::new(&header, own)];
-        Ok(Self::new(access, header.size, readonly, header.cluster_size(), budgets))
+        let image = Self::new(access, header.size, readonly, header.cluster_size(), budgets);
+        Ok(Self { unpacks: header.compression == Compression::Zstd && !readonly, ..image })
     }
 
     /// Makes an overlay in `scratch`, an empty file (or takes up the one that it made there before), over the image in
     /// `base`, which is raw unless `is_qcow2`. What is written to it is not meant to outlive the machine.
     pub fn overlay(mut scratch: File, mut base: File, is_qcow2: bool) -> Result<Self, QcowError> {
-        let (base, cluster, below) = if is_qcow2 {
+        let (base, size, cluster, below) = if is_qcow2 {
             let (access, header) = open_layer(base, true)?;
-            (access, header.cluster_size(), Some(Budget::new(&header, None)))
+            (access, header.size, header.cluster_size(), Some(Budget::new(&header, None)))
         } else {
             // Also tells the size of block devices, whose metadata doesn't.
             let size = base.seek(SeekFrom::End(0)).map_err(QcowError::Io)?;
             if size == 0 || !size.is_multiple_of(SECTOR) {
                 return Err(QcowError::Invalid { what: "size of the raw image below", value: size });
             }
-            let raw = Raw::open_image(Storage::new(base, None, false), false).map_err(QcowError::Io)?;
-            (FormatAccess::new(raw), OVERLAY_CLUSTER as u64, None)
+            let raw = Raw::open_image(Storage::new(base, false), false).map_err(QcowError::Io)?;
+            (FormatAccess::new(raw), size, OVERLAY_CLUSTER as u64, None)
         };
-        let size = base.size();
-        let storage = |file: &File| Ok(Storage::new(file.try_clone()?, None, false));
+        let storage = |file: &File| Ok(Storage::new(file.try_clone()?, false));
         if scratch.seek(SeekFrom::End(0)).map_err(QcowError::Io)? == 0 {
             let create = Qcow2::<Storage>::create_builder(storage(&scratch).map_err(QcowError::Io)?);
             create.size(size).cluster_size(OVERLAY_CLUSTER).create().map_err(QcowError::Io)?;
@@ -186,7 +203,7 @@ impl QcowImage {
 
     fn new(access: FormatAccess<Storage>, size: u64, readonly: bool, cluster: u64, budgets: Vec<Budget>) -> Self {
         let unpacked = Mutex::new(Unpacked { cluster, offset: None, bytes: Vec::new() });
-        Self { access, size, readonly, gate: RwLock::default(), budgets, unpacked }
+        Self { access, size, readonly, gate: RwLock::default(), budgets, unpacks: false, unpacked }
     }
 
     /// The tables for a range are about to be used.
@@ -208,29 +225,55 @@ impl QcowImage {
         self.budgets.iter().for_each(Budget::reset);
     }
 
-    /// Reads `len` bytes at `offset` of `layer`, which are compressed there, into the first `buffers`.
+    /// Reads `len` bytes at `offset` of `layer`, which are compressed there, into the first `buffers`. How many it were: it
+    /// ends early where they are no longer compressed.
     fn read_packed(
         &self,
         layer: &FormatAccess<Storage>,
         mut offset: u64,
         len: u64,
         buffers: &mut GuestBuffers,
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
         let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = offset + len;
+        let (first, end) = (offset, offset + len);
         while offset < end {
             let start = offset - offset % unpacked.cluster;
-            if unpacked.offset != Some(start) {
-                let cluster = unpacked.cluster.min(layer.size() - start);
-                unpacked.offset = None;
-                unpacked.bytes.resize(to_usize(cluster)?, 0);
-                layer.read(&mut unpacked.bytes[..], start)?;
-                unpacked.offset = Some(start);
+            if self.unpacks && !self.is_packed(start)? {
+                break;
             }
+            unpacked.load(layer, start)?;
             let part = (start + unpacked.cluster).min(end) - offset;
             let from = to_usize(offset - start)?;
             buffers.fill_front(&unpacked.bytes[from..from + to_usize(part)?]);
             offset += part;
+        }
+        Ok(offset - first)
+    }
+
+    fn is_packed(&self, offset: u64) -> io::Result<bool> {
+        Ok(matches!(self.access.get_mapping(offset, 1)?.0, Mapping::Special { .. }))
+    }
+
+    /// Puts clusters of a range that are compressed in the library's stead into clusters of their own.
+    fn unpack(&self, offset: u64, len: u64) -> io::Result<()> {
+        if !self.unpacks {
+            return Ok(());
+        }
+        let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (cluster, end) = (unpacked.cluster, offset + len);
+        let mut start = offset - offset % cluster;
+        while start < end {
+            if self.is_packed(start)? {
+                unpacked.load(&self.access, start)?;
+                // A whole one: nothing of what was there is looked at.
+                let mapping = self.access.prepare_data_mapping(start, cluster, true)?;
+                if mapping.length() != cluster {
+                    return Err(io::Error::other("a cluster is in two places"));
+                }
+                mapping.storage().write_data(&unpacked.bytes, mapping.offset())?;
+                self.access.commit_data_mapping(mapping)?;
+            }
+            start += cluster;
         }
         Ok(())
     }
@@ -260,10 +303,10 @@ impl QcowImage {
         let end = offset + len;
         let first = offset.next_multiple_of(cluster).min(end);
         // What the last cluster has past the disk's end is nobody's.
-        let last = if end == self.size { end } else { (end - end % cluster).max(first) };
+        let last = if end == self.size { self.access.size() } else { (end - end % cluster).max(first) };
         if zero {
             self.write_zeros(offset, first - offset)?;
-            self.write_zeros(last, end - last)?;
+            self.write_zeros(last.min(end), end - last.min(end))?;
         }
         // One level-2 table at a time: making one may take clusters that were given back before it.
         let span = cluster * (cluster / 8);
@@ -297,6 +340,7 @@ impl QcowImage {
 
     /// Writes zeros to what doesn't read as such.
     fn write_zeros(&self, mut offset: u64, len: u64) -> io::Result<()> {
+        self.unpack(offset, len)?;
         let end = offset + len;
         while offset < end {
             let (mapping, mut len) = self.access.get_mapping(offset, end - offset)?;
@@ -320,15 +364,15 @@ fn to_usize(value: u64) -> io::Result<usize> {
 fn open_layer(mut file: File, readonly: bool) -> Result<(FormatAccess<Storage>, Header), QcowError> {
     let size = file.seek(SeekFrom::End(0)).map_err(QcowError::Io)?;
     let header = Header::read(&file, size, !readonly)?;
-    if header.compression == Compression::Zstd && !readonly {
-        return Err(QcowError::ZstdWrite);
+    if header.compression == Compression::Zstd && header.snapshots > 0 && !readonly {
+        return Err(QcowError::ZstdSnapshots);
     }
     tables::check(&file, &header, !readonly)?;
     if header.autoclear != 0 && header.version == 3 && !readonly {
         // Bitmaps and the like that nobody keeps from now on (docs/interop/qcow2.txt, autoclear features).
         file.write_all_at(&[0; 8], AUTOCLEAR).map_err(QcowError::Io)?;
     }
-    let storage = |file| Storage::new(file, Some(header.sanitized()), !readonly);
+    let storage = |file| Storage::new(file, !readonly).with_header(header.sanitized(), header.size);
     let again = file.try_clone().map_err(QcowError::Io)?;
     let builder = Qcow2::<Storage>::builder(storage(file)).write(!readonly).backing(None).data_file(None);
     let inner = builder.open(DenyImplicitOpenGate::default()).map_err(QcowError::Io)?;
@@ -382,13 +426,13 @@ impl Image for QcowImage {
     fn read(&self, buffers: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {
         self.touch(offset, buffers.len() as u64);
         while !buffers.is_empty() {
-            let (mapping, len) = self.access.get_mapping(offset, buffers.len() as u64)?;
+            let (mapping, mut len) = self.access.get_mapping(offset, buffers.len() as u64)?;
             match mapping {
                 Mapping::Raw { storage, offset: at, .. } => {
                     buffers.read_front(storage.file(), at, to_usize(len)?)?;
                 }
                 Mapping::Zero { .. } => buffers.zero_front(to_usize(len)?),
-                Mapping::Special { layer, offset: at, .. } => self.read_packed(layer, at, len, buffers)?,
+                Mapping::Special { layer, offset: at, .. } => len = self.read_packed(layer, at, len, buffers)?,
                 _ => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
             offset += len;
@@ -398,6 +442,7 @@ impl Image for QcowImage {
 
     fn write(&self, buffers: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {
         self.touch(offset, buffers.len() as u64);
+        self.unpack(offset, buffers.len() as u64)?;
         while !buffers.is_empty() {
             let mapping = self.access.prepare_data_mapping(offset, buffers.len() as u64, true)?;
             let len = mapping.length();
@@ -424,7 +469,9 @@ impl Image for QcowImage {
         if unmap {
             return self.unmap(offset, len, true);
         }
-        let _hold = self.hold();
+        // Alone, as clusters that are compressed go away.
+        let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.forget_tables();
         self.touch(offset, len);
         let (mut offset, end) = (offset, offset + len);
         while offset < end {

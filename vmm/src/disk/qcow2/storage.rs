@@ -24,6 +24,8 @@ use nix::sys::uio::{preadv, pwritev};
 use super::header::SANITIZED_LENGTH;
 use crate::disk::raw;
 
+/// Where in a header the size of the disk is.
+const SIZE_AT: usize = 24;
 /// Segments that one system call takes (`IOV_MAX`).
 const MAX_SEGMENTS: usize = 1024;
 
@@ -33,6 +35,8 @@ pub struct Storage {
     file: File,
     /// What is read instead of the file's first bytes.
     header: Option<Mutex<[u8; SANITIZED_LENGTH]>>,
+    /// The size of the disk as the file has it, which the header that is shown may round up.
+    size: [u8; 8],
     /// Whether writes have to outlive the host's power.
     durable: bool,
     /// Something was written since the last sync.
@@ -43,16 +47,22 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Storage on `file`, whose header is shown as `header`.
-    pub fn new(file: File, header: Option<[u8; SANITIZED_LENGTH]>, durable: bool) -> Self {
+    /// Storage on `file`.
+    pub fn new(file: File, durable: bool) -> Self {
         Self {
             file,
-            header: header.map(Mutex::new),
+            header: None,
+            size: [0; 8],
             durable,
             dirty: AtomicBool::new(false),
             syncing: Mutex::default(),
             helper: CommonStorageHelper::default(),
         }
+    }
+
+    /// The same, the file's header of a disk of `size` bytes being shown as `shown`.
+    pub fn with_header(self, shown: [u8; SANITIZED_LENGTH], size: u64) -> Self {
+        Self { header: Some(Mutex::new(shown)), size: size.to_be_bytes(), ..self }
     }
 
     /// The file, for guest data. Whoever has written to it says so by [`Storage::written`].
@@ -63,6 +73,13 @@ impl Storage {
     /// Guest data was written, which what is written next may point to.
     pub fn written(&self) {
         self.dirty.store(true, Ordering::Release);
+    }
+
+    /// Writes guest data.
+    pub fn write_data(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)?;
+        self.written();
+        Ok(())
     }
 
     /// Writes zeros, as guest data.
@@ -89,11 +106,18 @@ impl Storage {
         (&self.file).seek(SeekFrom::End(0))
     }
 
-    /// What the library wrote to the header it finds there again.
-    fn written_header(header: &Mutex<[u8; SANITIZED_LENGTH]>, slices: &[IoSlice], offset: u64) {
+    /// Writes to the header, but for the disk's size; what is written is shown from now on.
+    fn write_header(&self, header: &Mutex<[u8; SANITIZED_LENGTH]>, slices: &[IoSlice], offset: u64) -> io::Result<()> {
+        let mut bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<_>>();
+        let at = usize::try_from(offset).map_err(io::Error::other)?;
         let mut header = header.lock().unwrap_or_else(PoisonError::into_inner);
-        let shown = usize::try_from(offset).ok().and_then(|at| header.get_mut(at..)).unwrap_or_default();
-        shown.iter_mut().zip(slices.iter().flat_map(|slice| slice.iter())).for_each(|(to, from)| *to = *from);
+        header.iter_mut().skip(at).zip(&bytes).for_each(|(to, from)| *to = *from);
+        for (byte, size) in (SIZE_AT..).zip(self.size) {
+            if let Some(byte) = byte.checked_sub(at).and_then(|byte| bytes.get_mut(byte)) {
+                *byte = size;
+            }
+        }
+        self.write_data(&bytes, offset)
     }
 
     /// Reads where the header is: a few small reads when the image is opened.
@@ -172,8 +196,8 @@ impl imago::Storage for Storage {
     unsafe fn pure_writev(&self, bufv: IoVector<'_>, mut offset: u64) -> io::Result<()> {
         self.settle()?;
         let mut slices = bufv.into_inner();
-        if let Some(header) = &self.header {
-            Self::written_header(header, &slices, offset);
+        if let Some(header) = self.header.as_ref().filter(|_| offset < SANITIZED_LENGTH as u64) {
+            return self.write_header(header, &slices, offset);
         }
         let mut rest = &mut slices[..];
         while !rest.is_empty() {

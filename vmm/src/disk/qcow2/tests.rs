@@ -1,12 +1,13 @@
 //! What is refused before a guest starts, and what corruption is to a guest that runs.
 
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use crate::config::ImageFormat;
 use crate::disk::testing::{Disk, Fixture, SIZE, content, qemu_img};
-use crate::disk::{Options, open};
+use crate::disk::{Options, QcowImage, open};
 
 /// Changes bytes of a fixture's image.
 fn patch(fixture: &Fixture, offset: u64, bytes: &[u8]) {
@@ -145,6 +146,38 @@ fn tables_of_large_images_take_bounded_memory() {
     }
 }
 
+/// The library writes a header where its refcount table has to move; what it forgets it then finds in the new place, and
+/// the disk keeps its size.
+#[test]
+fn tables_that_move_are_found_again() {
+    const LEN: u64 = (20 << 20) + 512;
+    let fixture = Fixture::raw();
+    let path = fixture.path("disk");
+    let path = path.to_str().unwrap();
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", "cluster_size=1024,refcount_bits=64", path, &LEN.to_string()]);
+    let fixture = fixture.of(ImageFormat::Qcow2);
+    let before = be64(&fixture, 48);
+    let image = Arc::new(QcowImage::open(fixture.file(true), false).unwrap());
+    let disk = Disk::new(image.clone());
+    let fill = |byte: u8| {
+        for at in (0..LEN).step_by(64 << 10) {
+            let len = usize::try_from((LEN - at).min(64 << 10)).unwrap();
+            disk.write(usize::try_from(at).unwrap(), &vec![byte; len]).unwrap();
+        }
+    };
+    fill(1);
+    assert_ne!(be64(&fixture, 48), before, "it has moved");
+    image.access.flush().unwrap();
+    // SAFETY: everything is written, and nobody else uses the image.
+    unsafe { image.access.invalidate_cache() }.unwrap();
+    disk.image.write_zeroes(0, 1 << 20, true).unwrap();
+    fill(2);
+    assert!(disk.read(1 << 20, 4096).unwrap() == [2; 4096]);
+    disk.image.flush().unwrap();
+    assert_eq!(be64(&fixture, 24), LEN);
+    fixture.check();
+}
+
 #[test]
 fn refcounts_that_lead_astray_are_refused_to_writers() {
     let fixture = Fixture::qcow2("", &[]);
@@ -166,14 +199,16 @@ fn refcounts_that_lead_astray_are_refused_to_writers() {
 }
 
 #[test]
-fn zstd_clusters_are_only_read() {
+fn zstd_clusters_are_read_and_not_written_beside_snapshots() {
     let fixture = Fixture::qcow2("compression_type=zstd", &["-c"]);
     let disk = Disk::new(open(fixture.file(false), None, fixture.options()).unwrap());
     assert!(disk.read(0, SIZE).unwrap() == content());
     assert!(disk.read(65_024, 1024).unwrap() == content()[65_024..66_048]);
     drop(disk);
     let options = Options { readonly: false, ..fixture.options() };
-    assert!(open(fixture.file(true), None, options).unwrap_err().to_string().starts_with("has zstd clusters"));
+    qemu_img(&["snapshot", "-c", "before", fixture.path("disk").to_str().unwrap()]);
+    let refusal = open(fixture.file(true), None, options).unwrap_err().to_string();
+    assert!(refusal.starts_with("has zstd clusters and internal snapshots"), "{refusal}");
 }
 
 /// Tables can't all be looked at beforehand, and data not at all.

@@ -1,11 +1,15 @@
 //! Clusters compressed with Zstandard, which the library doesn't know: a layer over its view of an image that finds and
-//! unpacks them itself. Only for images that nobody writes, whose tables therefore stay as they are.
+//! unpacks them itself.
+//!
+//! It looks them up in the file, where the library's own tables may not have arrived yet. For a compressed cluster that makes no
+//! difference: nobody makes new ones, so that the entry in the file is the one there always was. Whoever has the library
+//! overwrite one unpacks it first, and lets nobody look at it meanwhile ([`super::QcowImage`]).
 
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
 
-use imago::format::drivers::FormatDriverInstance;
+use imago::format::drivers::{FormatDriverInstance, PreparedDataMapping};
 use imago::format::{Format, PreallocateMode};
 use imago::io_buffers::IoVectorMut;
 use imago::qcow2::Qcow2;
@@ -121,7 +125,33 @@ impl FormatDriverInstance for ZstdLayer {
     }
 
     fn writable(&self) -> bool {
-        false
+        self.inner.writable()
+    }
+
+    fn zero_granularity(&self) -> Option<u64> {
+        self.inner.zero_granularity()
+    }
+
+    fn prepare_data_mapping(
+        &self,
+        offset: u64,
+        length: u64,
+        overwrite: bool,
+    ) -> io::Result<PreparedDataMapping<'_, Storage>> {
+        self.inner.prepare_data_mapping(offset, length, overwrite)
+    }
+
+    fn commit_data_mapping(&self, mapping: PreparedDataMapping<'_, Storage>) -> io::Result<()> {
+        self.inner.commit_data_mapping(mapping)
+    }
+
+    fn ensure_zero_mapping(&self, offset: u64, length: u64) -> io::Result<(u64, u64)> {
+        self.inner.ensure_zero_mapping(offset, length)
+    }
+
+    unsafe fn discard_to_zero_unsafe(&self, offset: u64, length: u64) -> io::Result<(u64, u64)> {
+        // SAFETY: the caller's word.
+        unsafe { self.inner.discard_to_zero_unsafe(offset, length) }
     }
 
     fn get_mapping(&self, offset: u64, max_length: u64) -> io::Result<(ShallowMapping<'_, Storage>, u64)> {
@@ -144,11 +174,11 @@ impl FormatDriverInstance for ZstdLayer {
     }
 
     fn flush(&self) -> io::Result<()> {
-        Ok(())
+        self.inner.flush()
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(())
+        self.inner.sync()
     }
 
     unsafe fn invalidate_cache(&self) -> io::Result<()> {
