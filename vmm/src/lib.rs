@@ -10,11 +10,12 @@
 //! control
 //! machine
 //! acpi boot smbios vcpu platform
-//! virtio pci disk console
+//! virtio pci disk console autoconf
 //! memory bus interrupts event_loop worker rate_limiter ending pausing config jail random tap
 //! ```
 
 pub mod acpi;
+pub mod autoconf;
 pub mod boot;
 pub mod bus;
 pub mod config;

@@ -1,7 +1,15 @@
 //! Rules on interfaces and networks.
 
+use std::net::Ipv4Addr;
+
 use super::Rules;
-use crate::kubevirt::v1::{DEFAULT_CIDR, DEFAULT_IPV6_CIDR, Interface, Network, VirtualMachineInstanceSpec};
+use crate::kubevirt::v1::{
+    DEFAULT_CIDR, DEFAULT_IPV6_CIDR, DhcpOptions, DhcpPrivateOption, Interface, Network, VirtualMachineInstanceSpec,
+};
+
+/// Bytes of a DHCP option (RFC 2132), and of all that a user may add.
+const MAX_DHCP_OPTION: usize = 255;
+const MAX_DHCP_OPTIONS: usize = 512;
 
 /// The hardware address of a guest's gateway, as KubeVirt has it: no guest's.
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
@@ -104,6 +112,9 @@ fn check_interface(interface: &Interface, at: &str, rules: &mut Rules<'_>) {
         let what = format!("{text:?} is no unicast hardware address, such as 02:00:00:12:34:56");
         rules.refuse(format_args!("{at}.macAddress"), what);
     }
+    if let Some(options) = &interface.dhcp_options {
+        check_dhcp(options, &format!("{at}.dhcpOptions"), rules);
+    }
     for (index, port) in interface.ports.iter().enumerate() {
         if !(1..=65535).contains(&port.port) {
             rules.refuse(format_args!("{at}.ports[{index}].port"), format!("{} is not within 1 to 65535", port.port));
@@ -112,6 +123,41 @@ fn check_interface(interface: &Interface, at: &str, rules: &mut Rules<'_>) {
             let what = format!("{protocol:?} is not supported by vireo; TCP and UDP are");
             rules.refuse(format_args!("{at}.ports[{index}].protocol"), what);
         }
+    }
+}
+
+fn check_dhcp(options: &DhcpOptions, at: &str, rules: &mut Rules<'_>) {
+    let texts = [("bootFileName", &options.boot_file_name), ("tftpServerName", &options.tftp_server_name)];
+    for (field, text) in texts {
+        if text.as_ref().is_some_and(|text| !(1..=MAX_DHCP_OPTION).contains(&text.len())) {
+            rules.refuse(format_args!("{at}.{field}"), format!("is not 1 to {MAX_DHCP_OPTION} bytes long"));
+        }
+    }
+    for (index, server) in options.ntp_servers.iter().enumerate() {
+        if server.parse::<Ipv4Addr>().is_err() {
+            rules.refuse(format_args!("{at}.ntpServers[{index}]"), format!("{server:?} is no IPv4 address"));
+        }
+    }
+    if options.ntp_servers.len() > MAX_DHCP_OPTION / 4 {
+        rules.refuse(format_args!("{at}.ntpServers"), format!("more than {}", MAX_DHCP_OPTION / 4));
+    }
+    let private = &options.private_options;
+    for (index, DhcpPrivateOption { option, value }) in private.iter().enumerate() {
+        let at = format!("{at}.privateOptions[{index}]");
+        if !(224..=254).contains(option) {
+            rules.refuse(format_args!("{at}.option"), format!("{option} is not within 224 to 254"));
+        }
+        if private[..index].iter().any(|other| other.option == *option) {
+            rules.refuse(format_args!("{at}.option"), format!("{option} is there already"));
+        }
+        if !(1..=MAX_DHCP_OPTION).contains(&value.len()) {
+            rules.refuse(format_args!("{at}.value"), format!("is not 1 to {MAX_DHCP_OPTION} bytes long"));
+        }
+    }
+    let private: usize = private.iter().map(|option| option.value.len() + 2).sum();
+    let named: usize = texts.iter().filter_map(|(_, text)| text.as_ref()).map(|text| text.len() + 2).sum();
+    if named + private + 4 * options.ntp_servers.len() > MAX_DHCP_OPTIONS {
+        rules.refuse(at, format!("more than {MAX_DHCP_OPTIONS} bytes; no answer has room for that"));
     }
 }
 

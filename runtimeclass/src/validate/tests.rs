@@ -380,6 +380,35 @@ fn several_networks_have_an_interface_and_a_source_each() {
             "spec.domain.devices.interfaces[1].macAddress: is the address of domain.devices.interfaces[0] already",
         ]
     );
+    let pod = || json!([{"name": "a", "pod": {}}]);
+    let with = |options: Value| spec(json!([{"name": "a", "masquerade": {}, "dhcpOptions": options}]), pod());
+    let options = json!({
+        "bootFileName": "x", "tftpServerName": "y", "ntpServers": ["10.0.0.1"],
+        "privateOptions": [{"option": 224, "value": "a"}, {"option": 254, "value": "b"}],
+    });
+    assert_eq!(with(options), [""; 0]);
+    let long = "x".repeat(256);
+    let options = json!({
+        "bootFileName": "", "tftpServerName": long, "ntpServers": ["fd00::1"],
+        "privateOptions": [{"option": 255, "value": ""}, {"option": 230, "value": long}, {"option": 230, "value": "b"}],
+    });
+    let at = "spec.domain.devices.interfaces[0].dhcpOptions";
+    assert_eq!(
+        with(options),
+        [
+            "bootFileName: is not 1 to 255 bytes long",
+            "tftpServerName: is not 1 to 255 bytes long",
+            "ntpServers[0]: \"fd00::1\" is no IPv4 address",
+            "privateOptions[0].option: 255 is not within 224 to 254",
+            "privateOptions[0].value: is not 1 to 255 bytes long",
+            "privateOptions[1].value: is not 1 to 255 bytes long",
+            "privateOptions[2].option: 230 is there already",
+        ]
+        .map(|problem| format!("{at}.{problem}"))
+        .into_iter()
+        .chain([format!("{at}: more than 512 bytes; no answer has room for that")])
+        .collect::<Vec<_>>()
+    );
     let networks = json!([
         {"name": "a", "pod": {"vmNetworkCIDR": "10.9.0.0/31", "vmIPv6NetworkCIDR": "10.9.0.0/24"}},
         {"name": "b", "multus": {"networkName": "/b"}},

@@ -6,7 +6,11 @@ use std::{fs, io};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
-use rtnetlink::{Handle, LinkUnspec, new_connection};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, new_connection};
+use vireo_runtimeclass::Cidr;
 
 use super::NetworkError;
 
@@ -28,6 +32,17 @@ pub struct PodLink {
     pub up: bool,
     /// Its addresses, each with the length of its prefix.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// Its IPv4 routes, without those that its addresses make.
+    pub routes: Vec<PodRoute>,
+}
+
+/// An IPv4 route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodRoute {
+    /// Whereto.
+    pub to: Cidr<Ipv4Addr>,
+    /// By which neighbour; `None` if it is on the link.
+    pub via: Option<Ipv4Addr>,
 }
 
 /// What the pod has. `is_ours` tells the names of taps that an earlier machine may have left.
@@ -45,6 +60,7 @@ pub(super) fn observe(is_ours: impl Fn(&str) -> bool) -> Result<Vec<PodLink>, Ne
                 mtu: DEFAULT_MTU,
                 up: flags.contains(LinkFlags::Up),
                 addresses: Vec::new(),
+                routes: Vec::new(),
             };
             for attribute in message.attributes {
                 match attribute {
@@ -67,8 +83,36 @@ pub(super) fn observe(is_ours: impl Fn(&str) -> bool) -> Result<Vec<PodLink>, Ne
                 }
             }
         }
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let routes: Vec<_> = handle.route().get(all).execute().try_collect().await.map_err(failed)?;
+        for message in &routes {
+            if let Some((index, route)) = static_route(message)
+                && let Some(link) = links.iter_mut().find(|link| link.index == index)
+            {
+                link.routes.push(route);
+            }
+        }
         Ok(links)
     })
+}
+
+/// A unicast route of the main table that somebody has set, and its interface.
+fn static_route(message: &RouteMessage) -> Option<(u32, PodRoute)> {
+    let header = &message.header;
+    let is_main = header.table == RouteHeader::RT_TABLE_MAIN && header.kind == RouteType::Unicast;
+    if !is_main || header.protocol == RouteProtocol::Kernel {
+        return None;
+    }
+    let (mut index, mut to, mut via) = (None, Ipv4Addr::UNSPECIFIED, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => index = Some(*oif),
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => to = *address,
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some(*address),
+            _ => {}
+        }
+    }
+    Some((index?, PodRoute { to: Cidr::of(to, header.destination_prefix_length), via }))
 }
 
 /// What a tap becomes. It stays down.

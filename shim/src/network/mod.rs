@@ -16,26 +16,33 @@
 //! ([`Attachment`]'s, then the VMM's) and comes up only when its rules are there; the rules go with the [`Attachment`], and
 //! all of it with the namespace at the latest.
 
+mod lease;
 mod link;
 mod netns;
 mod nft;
 mod plan;
+mod relay;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
+use tokio::task::JoinHandle;
 use vireo_runtimeclass::validate::GATEWAY_MAC;
-use vireo_vmm::tap::open_tap;
+use vireo_vmm::config::AutoconfAnswers;
+use vireo_vmm::tap::{open_requests, open_tap};
 
-pub use link::PodLink;
+pub use lease::Names;
 use link::TapSetup;
+pub use link::{PodLink, PodRoute};
 pub use plan::{Attached, Binding, NetworkStatus, NicPlan, Port, Protocol, Side, Wish, wishes};
+use relay::Relay;
 pub use rules::Policy;
 
 /// Multus' word on the pod's interfaces.
@@ -44,6 +51,9 @@ const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 const ISTIO_INJECT: &str = "sidecar.istio.io/inject";
 /// The gateway's link-local address under masquerade.
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// The longest file of a pod's `/etc` that is read, bytes.
+const MAX_ETC: u64 = 64 << 10;
 
 /// An interface whose host side is there.
 #[derive(Debug)]
@@ -60,6 +70,8 @@ pub struct PlannedNic {
     pub mtu: Option<u16>,
     /// The guest's IPv4 address in the kernel's own words (Linux `nfsroot.rst`, `ip=`), if it is known.
     pub ip_argument: Option<String>,
+    /// What it is told when it asks, and over which socket.
+    pub autoconf: Option<(OwnedFd, AutoconfAnswers)>,
 }
 
 /// What a pod says about its network beside its VMI.
@@ -69,6 +81,8 @@ pub struct PodFacts {
     pub status: NetworkStatus,
     /// What the rules depend on.
     pub policy: Policy,
+    /// Names and servers that guests are told.
+    pub names: Names,
 }
 
 impl PodFacts {
@@ -80,8 +94,21 @@ impl PodFacts {
         Ok(Self {
             status: status.map_err(NetworkError::Status)?.unwrap_or_default(),
             policy: Policy { istio, allow_spoofing },
+            names: names(oci),
         })
     }
+}
+
+/// What containerd has put into the pod's `/etc`. A pod without it has no names.
+fn names(oci: &Spec) -> Names {
+    let read = |path: &str| {
+        let mount = oci.mounts().iter().flatten().find(|mount| mount.destination() == Path::new(path))?;
+        let file = File::open(mount.source().as_ref()?).ok()?;
+        let mut text = String::new();
+        file.take(MAX_ETC).read_to_string(&mut text).ok()?;
+        Some(text)
+    };
+    Names::read(&read("/etc/resolv.conf").unwrap_or_default(), read("/etc/hostname").as_deref())
 }
 
 /// Why a pod's network can't be had.
@@ -176,18 +203,21 @@ fn tap_hint(error: &io::Error) -> &'static str {
 pub struct Attachment {
     netns: PathBuf,
     nics: Vec<AttachedNic>,
+    relays: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
 struct AttachedNic {
     plan: NicPlan,
     taps: Vec<File>,
+    relay: Option<Relay>,
+    autoconf: Option<(OwnedFd, AutoconfAnswers)>,
 }
 
 impl Attachment {
-    /// The interfaces for the machine; it shares the taps.
-    pub fn nics(&self) -> io::Result<Vec<PlannedNic>> {
-        let nic = |AttachedNic { plan, taps }: &AttachedNic| {
+    /// The interfaces for the machine; it shares the taps, and answers what its guest asks.
+    pub fn nics(&mut self) -> io::Result<Vec<PlannedNic>> {
+        let nic = |AttachedNic { plan, taps, autoconf, .. }: &mut AttachedNic| {
             Ok(PlannedNic {
                 name: plan.name.clone(),
                 taps: taps.iter().map(File::try_clone).collect::<io::Result<_>>()?,
@@ -195,14 +225,24 @@ impl Attachment {
                 mac: plan.mac,
                 mtu: Some(plan.uplink.mtu),
                 ip_argument: ip_argument(&plan.side),
+                autoconf: autoconf.take(),
             })
         };
-        self.nics.iter().map(nic).collect()
+        self.nics.iter_mut().map(nic).collect()
+    }
+
+    /// Carries the guest's questions to the machine, and its answers back, from now on. Needs a tokio runtime.
+    pub fn serve(&mut self) -> io::Result<()> {
+        for relay in self.nics.iter_mut().filter_map(|nic| nic.relay.take()) {
+            self.relays.push(relay.start()?);
+        }
+        Ok(())
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
+        self.relays.iter().for_each(JoinHandle::abort);
         // The namespace may be gone already, and the tables with it.
         if let Err(error) = netns::within(&self.netns, || nft::apply(rules::REMOVE)) {
             log::debug!("rules of {}: {error}", self.netns.display());
@@ -223,15 +263,22 @@ pub fn attach(netns: &Path, wishes: &[Wish], facts: &PodFacts) -> Result<Attachm
             return Err(NetworkError::Name(plan.uplink.name.clone()));
         }
         let with_taps = |plan: NicPlan| match open_tap(&plan.tap, plan.queues) {
-            Ok(taps) => Ok(AttachedNic { plan, taps }),
+            Ok(taps) => Ok(AttachedNic { plan, taps, relay: None, autoconf: None }),
             Err(source) => Err(NetworkError::Tap { name: plan.tap, source }),
         };
         let nics = plans.into_iter().map(with_taps).collect::<Result<_, _>>()?;
         // Nobody else has the taps: from here on a failure takes the rules away again.
-        let attachment = Attachment { netns: netns.to_owned(), nics };
+        let mut attachment = Attachment { netns: netns.to_owned(), nics, relays: Vec::new() };
         let indices = attachment.nics.iter().map(|nic| set_up(&nic.plan)).collect::<Result<Vec<_>, _>>()?;
         let plans: Vec<_> = attachment.nics.iter().map(|nic| nic.plan.clone()).collect();
         nft::apply(&rules::rules(&plans, facts.policy))?;
+        for (number, (nic, index)) in attachment.nics.iter_mut().zip(&indices).enumerate() {
+            if let Some(answers) = lease::answers(&nic.plan, number, &facts.names) {
+                let failed = |error| NetworkError::Io("the socket for a guest's DHCP requests can't be had", error);
+                let (relay, socket) = open_requests(*index).and_then(Relay::new).map_err(failed)?;
+                (nic.relay, nic.autoconf) = (Some(relay), Some((socket, answers)));
+            }
+        }
         indices.into_iter().try_for_each(link::bring_up)?;
         Ok(attachment)
     })

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use vireo_runtimeclass::Cidr;
-use vireo_runtimeclass::kubevirt::v1::{Interface, Network, PodNetwork, VirtualMachineInstanceSpec};
+use vireo_runtimeclass::kubevirt::v1::{DhcpOptions, Interface, Network, PodNetwork, VirtualMachineInstanceSpec};
 use vireo_runtimeclass::validate::parse_mac;
 use vireo_vmm::config::check::MAX_PAIRS;
 
@@ -36,6 +36,8 @@ pub struct Wish {
     pub network: Attached,
     /// How.
     pub binding: Binding,
+    /// What DHCP tells beside the network's own.
+    pub dhcp: Option<DhcpOptions>,
 }
 
 /// A network of the pod's.
@@ -107,6 +109,18 @@ pub struct NicPlan {
     pub link_up: bool,
     /// How.
     pub side: Side,
+    /// What DHCP tells beside the network's own.
+    pub dhcp: Option<DhcpOptions>,
+}
+
+impl NicPlan {
+    /// Whether the guest is told an IPv4 and an IPv6 address.
+    pub fn families(&self) -> (bool, bool) {
+        match &self.side {
+            Side::Masquerade { ipv4, ipv6, .. } => (ipv4.is_some(), ipv6.is_some()),
+            Side::Bridge => (self.uplink.addresses.iter().any(|(address, _)| address.is_ipv4()), false),
+        }
+    }
 }
 
 /// What the guest's side of an interface looks like.
@@ -149,6 +163,7 @@ pub fn wishes(spec: Option<&VirtualMachineInstanceSpec>, name: &str) -> Vec<Wish
             link_up: interface.state.as_deref() != Some("down"),
             network: attached(&networks, at),
             binding: binding(&interface, &pod)?,
+            dhcp: interface.dhcp_options,
             name: interface.name,
         })
     };
@@ -253,8 +268,8 @@ pub(super) fn plan(wishes: &[Wish], links: &[PodLink], status: &NetworkStatus) -
         if let Some(other) = plans.iter().find(|plan| plan.mac == mac) {
             return Err(NetworkError::OneMac { first: other.name.clone(), second: wish.name.clone() });
         }
-        let Wish { name, queues, link_up, .. } = wish.clone();
-        plans.push(NicPlan { name, tap, uplink: uplink.clone(), mac, queues, link_up, side });
+        let Wish { name, queues, link_up, dhcp, .. } = wish.clone();
+        plans.push(NicPlan { name, tap, uplink: uplink.clone(), mac, queues, link_up, side, dhcp });
     }
     Ok(plans)
 }

@@ -26,6 +26,7 @@ fn pod_link(index: u32, name: &str, addresses: &[&str]) -> PodLink {
         mtu: 1450,
         up: true,
         addresses,
+        routes: vec![],
     }
 }
 

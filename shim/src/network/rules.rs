@@ -44,6 +44,7 @@ fn write_rules(out: &mut String, nics: &[NicPlan], policy: Policy) -> fmt::Resul
         let (tap, uplink) = (&nic.tap, &nic.uplink.name);
         writeln!(out, "  chain from_{tap} {{")?;
         writeln!(out, "    type filter hook ingress device \"{tap}\" priority -500; policy accept;")?;
+        answered(out, nic)?;
         if !policy.allow_spoofing {
             guard(out, nic)?;
         }
@@ -56,6 +57,18 @@ fn write_rules(out: &mut String, nics: &[NicPlan], policy: Policy) -> fmt::Resul
     }
     writeln!(out, "}}")?;
     nics.iter().try_for_each(|nic| nat(out, nic, policy))
+}
+
+/// Ends the requests that the VMM answers: nobody else is asked.
+fn answered(out: &mut String, nic: &NicPlan) -> fmt::Result {
+    let (ipv4, ipv6) = nic.families();
+    if ipv4 {
+        writeln!(out, "    meta protocol ip udp dport 67 drop")?;
+    }
+    if ipv6 {
+        writeln!(out, "    meta protocol ip6 udp dport 547 drop\n    icmpv6 type nd-router-solicit drop")?;
+    }
+    Ok(())
 }
 
 /// Ends what the guest sends as somebody else.

@@ -13,6 +13,9 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 use vireo_runtimeclass::parse_vmi;
+use vireo_vmm::autoconf::Autoconf;
+use vireo_vmm::config::AutoconfPlan;
+use vireo_vmm::event_loop::{self, EventLoop};
 
 use super::*;
 
@@ -130,13 +133,14 @@ impl Lab {
     }
 
     /// Puts a guest on the first interface.
-    fn plug(&mut self, attachment: &Attachment) {
-        let nic = attachment.nics().unwrap().swap_remove(0);
+    fn plug(&mut self, attachment: &mut Attachment) -> PlannedNic {
+        let mut nic = attachment.nics().unwrap().swap_remove(0);
         let guest = self.guest.inside(|| open_tap("eth0", 1)).unwrap().swap_remove(0);
         let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
-        self.guest.run(&format!("ip link set eth0 address {mac} mtu 1400 addrgenmode none up"));
-        let (ended, tap) = (Arc::clone(&self.ended), nic.taps.into_iter().next().unwrap());
+        self.guest.run(&format!("ip link set eth0 address {mac} mtu 1400 up"));
+        let (ended, tap) = (Arc::clone(&self.ended), nic.taps.swap_remove(0));
         self.pump = Some(std::thread::spawn(move || pump([guest, tap], &ended)));
+        nic
     }
 
     /// Gives the guest an address, and sends what it has no other way for to `gateway`.
@@ -169,6 +173,60 @@ fn pump(mut taps: [File; 2], ended: &AtomicBool) {
             }
         }
     }
+}
+
+/// Answers as the machine's VMM and its shim do, until dropped.
+struct Answering {
+    attachment: Attachment,
+    machine: Option<Autoconf>,
+    events: event_loop::Handle,
+    threads: Vec<JoinHandle<()>>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+impl Answering {
+    /// For the first interface.
+    fn start(mut attachment: Attachment, nic: PlannedNic) -> Self {
+        let mut events = EventLoop::new().unwrap();
+        let handle = events.handle();
+        let (socket, answers) = nic.autoconf.unwrap();
+        let plan = AutoconfPlan { socket: socket.into(), answers };
+        let machine = Autoconf::serve(&handle, &plan, nic.mac).unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { attachment.serve() }).unwrap();
+        let shim = std::thread::spawn(move || drop(runtime.block_on(stopped)));
+        let vmm = std::thread::spawn(move || events.run().unwrap());
+        Self { attachment, machine: Some(machine), events: handle, threads: vec![shim, vmm], stop: Some(stop) }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        (self.machine, self.stop) = (None, None);
+        self.events.stop();
+        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+/// A DHCP request of the guest's, as a client without an address sends it; its answer's message type and address.
+fn dhcp(lab: &Lab, mac: [u8; 6], kind: u8) -> (Vec<u8>, [u8; 4]) {
+    let socket = lab.guest.inside(|| {
+        let socket = UdpSocket::bind("0.0.0.0:68").unwrap();
+        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::BindToDevice, &"eth0".into()).unwrap();
+        socket
+    });
+    socket.set_broadcast(true).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut message = vec![0; 236];
+    message[..3].copy_from_slice(&[1, 1, 6]);
+    message[10] = 0x80;
+    message[28..34].copy_from_slice(&mac);
+    message.extend([99, 130, 83, 99, 53, 1, kind, 255]);
+    socket.send_to(&message, "255.255.255.255:67").unwrap();
+    let mut answer = [0; 1500];
+    let (len, _) = socket.recv_from(&mut answer).unwrap();
+    (answer[240..len].to_vec(), answer[16..20].try_into().unwrap())
 }
 
 fn wish(interface: &Value) -> Vec<Wish> {
@@ -218,7 +276,7 @@ fn what_fails_leaves_nothing() {
     lab.pod.run("ip addr del 10.0.2.77/16 dev eth0");
     lab.pod.is_as(&before);
     // Two machines on one pod: the first one's rules stay.
-    let first = lab.attach(&wishes(None, "a")).unwrap();
+    let mut first = lab.attach(&wishes(None, "a")).unwrap();
     let during = lab.pod.state();
     let second = lab.attach(&wishes(None, "a"));
     assert!(matches!(second, Err(NetworkError::Tap { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy));
@@ -232,8 +290,8 @@ fn what_fails_leaves_nothing() {
 #[test]
 fn a_masqueraded_guest_is_behind_the_pods_addresses() {
     let mut lab = Lab::new();
-    let attachment = lab.attach(&wishes(None, "lab")).unwrap();
-    lab.plug(&attachment);
+    let mut attachment = lab.attach(&wishes(None, "lab")).unwrap();
+    lab.plug(&mut attachment);
     lab.address("10.0.2.2/24", "10.0.2.1");
     lab.address("fd10:0:2::2/120", "fe80::1");
     let (guest, guest6) = (lab.guest.udp("0.0.0.0:80"), lab.guest.udp("[::]:81"));
@@ -262,8 +320,8 @@ fn a_masqueraded_guest_is_behind_the_pods_addresses() {
 fn only_listed_ports_reach_a_guest() {
     let mut lab = Lab::new();
     let ports = json!([{"port": 80, "protocol": "UDP"}, {"port": 81}]);
-    let attachment = lab.attach(&wish(&json!({"name": "n", "masquerade": {}, "ports": ports}))).unwrap();
-    lab.plug(&attachment);
+    let mut attachment = lab.attach(&wish(&json!({"name": "n", "masquerade": {}, "ports": ports}))).unwrap();
+    lab.plug(&mut attachment);
     lab.address("10.0.2.2/24", "10.0.2.1");
     let (out, local) = (lab.outside.udp("172.30.0.1:5000"), lab.pod.udp("127.0.0.1:5001"));
     let (open, shut) = (lab.guest.udp("0.0.0.0:80"), lab.guest.udp("0.0.0.0:81"));
@@ -278,8 +336,8 @@ fn only_listed_ports_reach_a_guest() {
 #[test]
 fn a_guest_is_nobody_else() {
     let mut lab = Lab::new();
-    let attachment = lab.attach(&wishes(None, "lab")).unwrap();
-    lab.plug(&attachment);
+    let mut attachment = lab.attach(&wishes(None, "lab")).unwrap();
+    lab.plug(&mut attachment);
     lab.address("10.0.2.2/24", "10.0.2.1");
     lab.address("fd10:0:2::2/120", "fe80::1");
     lab.guest.run("ip addr add 10.0.2.9/24 dev eth0");
@@ -304,9 +362,9 @@ fn a_guest_is_nobody_else() {
 fn a_bridged_guest_stands_in_the_pods_place() {
     let mut lab = Lab::new();
     let before = lab.pod.state();
-    let attachment = lab.attach(&wish(&json!({"name": "n", "bridge": {}}))).unwrap();
+    let mut attachment = lab.attach(&wish(&json!({"name": "n", "bridge": {}}))).unwrap();
     let mac = lab.pod.mac();
-    lab.plug(&attachment);
+    lab.plug(&mut attachment);
     assert_eq!(lab.guest.mac(), mac);
     lab.address("172.30.0.2/24", "172.30.0.1");
     lab.address("fd30::2/64", "fd30::1");
@@ -342,8 +400,8 @@ fn a_second_network_is_a_cable_of_its_own() {
         "networks": [{"name": "default", "pod": {}}, {"name": "red", "multus": {"networkName": "red"}}],
     });
     let wishes = wishes(Some(&parse_vmi(&spec.to_string()).unwrap()), "lab");
-    let attachment = lab.attach(&wishes).unwrap();
-    lab.plug(&attachment);
+    let mut attachment = lab.attach(&wishes).unwrap();
+    lab.plug(&mut attachment);
     // Any address will do where nobody has given one.
     lab.address("192.168.9.2/24", "192.168.9.1");
     lab.outside.run("ip addr add 192.168.9.1/24 dev net1");
@@ -352,4 +410,54 @@ fn a_second_network_is_a_cable_of_its_own() {
     passes(&out, "192.168.9.2:80", &guest);
     let nics = attachment.nics().unwrap();
     assert_eq!((nics.len(), nics[0].ip_argument.clone(), nics[1].ip_argument.is_some()), (2, None, true));
+}
+
+#[test]
+fn a_guest_is_told_its_addresses() {
+    let mut lab = Lab::new();
+    let names = Names { hostname: Some("vm".into()), ..Names::default() };
+    let facts = PodFacts { names, ..PodFacts::default() };
+    let mut attachment = attach(&lab.pod.path, &wishes(None, "lab"), &facts).unwrap();
+    // Nobody else hears of it.
+    let overheard = lab.pod.udp("0.0.0.0:67");
+    let nic = lab.plug(&mut attachment);
+    let mac = nic.mac;
+    let answering = Answering::start(attachment, nic);
+    let (options, address) = dhcp(&lab, mac, 1);
+    assert_eq!((&options[..3], address), (&[53, 1, 2][..], [10, 0, 2, 2]));
+    assert!(options.windows(4).any(|bytes| bytes == [12, 2, b'v', b'm']));
+    overheard.set_read_timeout(Some(SILENCE)).unwrap();
+    assert!(overheard.recv(&mut [0; 64]).is_err(), "a request came through");
+
+    // The kernel's own: it solicits a router, believes it, and has a way out.
+    let deadline = std::time::Instant::now() + 2 * LIMIT;
+    while !lab.guest.run("ip -6 route").contains("default via fe80::1 dev eth0 proto ra") {
+        assert!(std::time::Instant::now() < deadline, "no route: {}", lab.guest.run("ip -6 route"));
+        std::thread::yield_now();
+    }
+    assert!(lab.guest.run("ip -6 route").contains("fd10:0:2::/120 dev eth0 proto kernel"));
+    assert_eq!(answering.attachment.relays.len(), 1);
+}
+
+#[test]
+fn a_bridged_guest_is_told_the_pods_address_and_routes() {
+    let mut lab = Lab::new();
+    lab.pod.run("ip route add 10.50.0.0/16 via 172.30.0.9");
+    let mut attachment = lab.attach(&wish(&json!({"name": "n", "bridge": {}}))).unwrap();
+    let overheard = lab.outside.udp("0.0.0.0:67");
+    let nic = lab.plug(&mut attachment);
+    let mac = nic.mac;
+    let _answering = Answering::start(attachment, nic);
+    let (options, address) = dhcp(&lab, mac, 3);
+    // It wanted none in particular, which isn't ours.
+    assert_eq!((&options[..3], address), (&[53, 1, 6][..], [0; 4]));
+    let (options, address) = dhcp(&lab, mac, 1);
+    assert_eq!((&options[..3], address), (&[53, 1, 2][..], [172, 30, 0, 2]));
+    let has = |expected: &[u8]| options.windows(expected.len()).any(|bytes| bytes == expected);
+    assert!(
+        has(&[3, 4, 172, 30, 0, 1]) && has(&[16, 10, 50, 172, 30, 0, 9]) && has(&[0, 172, 30, 0, 1]),
+        "{options:?}"
+    );
+    overheard.set_read_timeout(Some(SILENCE)).unwrap();
+    assert!(overheard.recv(&mut [0; 64]).is_err(), "a request came through");
 }

@@ -81,14 +81,14 @@ impl Inputs {
         let vmm = open_vmm(&node)?;
         let Annotated { spec, limits } = annotated(&self.oci)?;
         let wishes = network::wishes(spec.as_ref(), &self.name);
-        let network = match &self.netns {
+        let mut network = match &self.netns {
             Some(netns) if !wishes.is_empty() => {
                 let facts = PodFacts::read(&self.oci, node.allow_spoofing)?;
                 Some(network::attach(netns, &wishes, &facts)?)
             }
             _ => None,
         };
-        let nics = network.as_ref().map(Attachment::nics).transpose().context("tap")?.unwrap_or_default();
+        let nics = network.as_mut().map(Attachment::nics).transpose().context("tap")?.unwrap_or_default();
         let place = Place::Pod { oci: &self.oci, rootfs: &self.rootfs };
         let plan =
             translate(Source { name: &self.name, spec: spec.as_ref(), limits: &limits, place, node: &node, nics })?;

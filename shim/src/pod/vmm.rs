@@ -53,10 +53,11 @@ impl Process {
     /// Takes a launched VMM over, whose guest is to be started or, with `start_paused`, paused at first. Needs a tokio runtime.
     pub fn follow(
         vmm: Vmm,
-        network: Option<Attachment>,
+        mut network: Option<Attachment>,
         sockets: Option<Sockets>,
         start_paused: bool,
     ) -> io::Result<Process> {
+        network.iter_mut().try_for_each(Attachment::serve)?;
         let (sender, state) = watch::channel(State::Building);
         let killed = Arc::new(AtomicBool::new(false));
         let pid = u32::try_from(vmm.pid.as_raw()).unwrap_or_default();

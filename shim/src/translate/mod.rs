@@ -23,7 +23,7 @@ use uuid::Uuid;
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
 use vireo_runtimeclass::pod::{ANNOTATION_RATE_LIMITS, ANNOTATION_VMI, DEFAULT_ID};
 use vireo_runtimeclass::{ParseError, RateLimits};
-use vireo_vmm::config::{FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig, VsockConfig};
+use vireo_vmm::config::{AutoconfConfig, FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig, VsockConfig};
 
 use crate::network::PlannedNic;
 use crate::node_config::NodeConfig;
@@ -223,7 +223,11 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     let boot = boot::boot(&source, &files, root, &disks, &mut fds)?;
     let nics = source.nics.into_iter().map(|nic| {
         let taps = nic.taps.into_iter().map(|tap| fds.add(tap)).collect::<Result<_, _>>()?;
-        Ok(NicConfig { link_up: nic.link_up, mtu: nic.mtu, ..NicConfig::new(nic.name, taps, nic.mac) })
+        let autoconf = nic.autoconf.map(|(socket, answers)| {
+            Ok::<_, TranslateError>(AutoconfConfig { socket: fds.add(socket.into())?, answers })
+        });
+        let autoconf = autoconf.transpose()?;
+        Ok(NicConfig { link_up: nic.link_up, mtu: nic.mtu, autoconf, ..NicConfig::new(nic.name, taps, nic.mac) })
     });
     let mut nics = nics.collect::<Result<Vec<_>, TranslateError>>()?;
     annotations::limit(source.limits, &mut disks, &mut nics)?;

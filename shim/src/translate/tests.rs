@@ -57,6 +57,7 @@ impl Pod {
             mac: [2, 0, 0, 0, 0, 1],
             mtu: Some(1400),
             ip_argument: Some("ip=10.0.2.2::10.0.2.1:255.255.255.0::eth0:off".into()),
+            autoconf: None,
         };
         let nics = self.nic.then(nic).into_iter().collect();
         Source { name: "pod", spec, limits: &self.limits, place, node: &self.node, nics }

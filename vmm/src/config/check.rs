@@ -3,8 +3,10 @@
 //! Each wrong value is an error that names its path, such as `memory.size` or `disks[1].image`.
 
 use std::fs::File;
+use std::net::Ipv6Addr;
 use std::os::fd::OwnedFd;
 
+use super::autoconf::{MAX_OPTIONS, check as check_autoconf};
 use super::cpu::CpuProblem;
 use super::disks::check_disks;
 use super::files::{self, FileProblem, Files};
@@ -126,6 +128,18 @@ pub enum Problem {
     /// An MTU that no IPv4 network has.
     #[error("{0} is less than {MIN_MTU}")]
     Mtu(u16),
+    /// A router that neighbours can't believe (RFC 4861 §6.1.2).
+    #[error("{0} is not a link-local address")]
+    Router(Ipv6Addr),
+    /// More bits than an address has.
+    #[error("{0} is more than 128")]
+    PrefixLength(u8),
+    /// An option that answers make themselves.
+    #[error("has option {0}, which is part of a lease itself")]
+    ReservedOption(u16),
+    /// Options that don't fit into a frame.
+    #[error("{0} bytes are more than {MAX_OPTIONS}")]
+    OptionsSize(usize),
     /// One image behind two disks, of which one writes.
     #[error("is the image of disks[{0}] already, and one of the two can write")]
     SharedImage(usize),
@@ -329,7 +343,7 @@ fn check_taps(taps: Vec<FdIndex>, nic: usize, files: &mut Files) -> Result<Vec<F
 fn check_nics(nics: Vec<NicConfig>, files: &mut Files) -> Result<Vec<NicPlan>, ConfigError> {
     let mut plans: Vec<NicPlan> = Vec::with_capacity(nics.len());
     for (i, nic) in nics.into_iter().enumerate() {
-        let NicConfig { name, taps, link_up, mac, mtu, receive_limit, transmit_limit } = nic;
+        let NicConfig { name, taps, link_up, mac, mtu, receive_limit, transmit_limit, autoconf } = nic;
         check_name(&format!("nics[{i}].name"), &name)?;
         // The group bit of the first octet (IEEE 802-2014 §8.2.2).
         if mac == [0; 6] || mac[0] & 1 != 0 {
@@ -344,7 +358,9 @@ fn check_nics(nics: Vec<NicConfig>, files: &mut Files) -> Result<Vec<NicPlan>, C
         check_limit(&format!("nics[{i}].receive_limit"), receive_limit)?;
         check_limit(&format!("nics[{i}].transmit_limit"), transmit_limit)?;
         let taps = check_taps(taps, i, files)?;
-        plans.push(NicPlan { name, taps, link_up, mac, mtu, receive_limit, transmit_limit });
+        let autoconf =
+            autoconf.map(|answers| check_autoconf(&format!("nics[{i}].autoconf"), answers, files)).transpose()?;
+        plans.push(NicPlan { name, taps, link_up, mac, mtu, receive_limit, transmit_limit, autoconf });
     }
     Ok(plans)
 }

@@ -59,7 +59,7 @@ pub enum FileProblem {
     /// A descriptor whose flags would change what reads and writes do.
     #[error("is open with {0}, which must not be")]
     Flag(&'static str),
-    /// A tap that would block the thread that serves it.
+    /// A tap or a socket that would block the thread that serves it.
     #[error("is not non-blocking (O_NONBLOCK)")]
     Blocking,
     /// A tap that is not attached, or to the wrong kind of interface.
@@ -178,6 +178,15 @@ pub(super) fn scratch(file: File) -> Result<File, FileProblem> {
         return Err(FileProblem::NotEmpty);
     }
     Ok(file)
+}
+
+/// A socket that a thread may wait for beside others.
+pub(super) fn socket(file: File) -> Result<File, FileProblem> {
+    let meta = file.metadata()?;
+    if !meta.file_type().is_socket() {
+        return Err(FileProblem::Kind { found: kind(meta.file_type()), needed: "a socket" });
+    }
+    if readable_and_writable(&file)?.contains(OFlag::O_NONBLOCK) { Ok(file) } else { Err(FileProblem::Blocking) }
 }
 
 /// A queue of a tap, and the interface's name. With `several` queues they must be `IFF_MULTI_QUEUE`.

@@ -4,6 +4,7 @@
 //! Files are named by [`FdIndex`], their place among the descriptors that came with the message: a config never holds a
 //! path, so that nothing in it can reach the host.
 
+mod autoconf;
 pub mod check;
 pub mod cpu;
 mod disks;
@@ -15,6 +16,7 @@ mod rates;
 
 use serde::{Deserialize, Serialize};
 
+pub use autoconf::{AutoconfAnswers, AutoconfConfig, AutoconfPlan, Ipv4Answers, Ipv6Answers, MAX_OPTIONS};
 pub use check::{ConfigError, check};
 pub use cpu::{CpuConfig, CpuFeature, CpuModel, CpuPlan, FeaturePolicy, Topology, TopologyConfig};
 pub use disks::{BlockSize, CacheMode, DiskConfig, DiskPlan, ErrorPolicy, ImageFormat, MAX_QUEUES};
@@ -155,13 +157,15 @@ pub struct NicConfig {
     pub receive_limit: RateLimit,
     /// What the guest may send.
     pub transmit_limit: RateLimit,
+    /// What the guest is told that asks for its configuration; without, nobody answers here.
+    pub autoconf: Option<AutoconfConfig>,
 }
 
 impl NicConfig {
     /// A card on these queues, with nothing special about it.
     pub fn new(name: impl Into<String>, taps: Vec<FdIndex>, mac: [u8; 6]) -> Self {
         let (receive_limit, transmit_limit) = (RateLimit::default(), RateLimit::default());
-        Self { name: name.into(), taps, link_up: true, mac, mtu: None, receive_limit, transmit_limit }
+        Self { name: name.into(), taps, link_up: true, mac, mtu: None, receive_limit, transmit_limit, autoconf: None }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 
-use super::{BootDevice, ConsoleKind, CpuPlan, DiskPlan, HugePageSize, IdentityConfig, RateLimit};
+use super::{AutoconfPlan, BootDevice, ConsoleKind, CpuPlan, DiskPlan, HugePageSize, IdentityConfig, RateLimit};
 
 /// The machine. See [`MachineConfig`](super::MachineConfig) for what each part means.
 #[derive(Debug)]
@@ -120,4 +120,6 @@ pub struct NicPlan {
     pub receive_limit: RateLimit,
     /// What the guest may send, in bounds.
     pub transmit_limit: RateLimit,
+    /// What the guest is told that asks for its configuration.
+    pub autoconf: Option<AutoconfPlan>,
 }

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use crate::autoconf::Autoconf;
 use crate::bus::{Bus, BusDevice, Overlap};
-use crate::config::{BootPlan, CacheMode, ConsoleKind, MachinePlan};
+use crate::config::{AutoconfPlan, BootPlan, CacheMode, ConsoleKind, MachinePlan, NicPlan};
 use crate::console::hub::{Hub, Input};
 use crate::disk::{self, OpenError};
 use crate::ending::Ending;
-use crate::interrupts;
 use crate::memory::layout::{gsi, port};
 use crate::pci::host_bridge::HostBridge;
 use crate::pci::{self, PciContext, PciRoot};
@@ -25,6 +25,7 @@ use crate::virtio::console::{Backend, Console, Ports};
 use crate::virtio::net::{Limiters, Link, Net};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::{Vsock, VsockControl};
+use crate::{event_loop, interrupts};
 
 /// Why a device could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,8 @@ pub(super) struct Devices {
     /// PCI slots of the plan's disks and network cards.
     pub disk_slots: Vec<u8>,
     pub nic_slots: Vec<u8>,
+    /// What tells the guest its addresses, for as long as it is there.
+    _autoconf: Vec<Autoconf>,
 }
 
 /// The host's sides of virtio devices.
@@ -99,11 +102,12 @@ impl Devices {
         };
         let (ports, mmio) = (Arc::new(Bus::default()), Arc::clone(&context.mmio));
         let acpi_pm = wire_board(plan, hub, &ports, &context, ending)?;
+        let autoconf = serve_autoconf(plan, &context.events)?;
         let pci = PciRoot::new(context, bridge);
         let reset = Arc::new(ResetControl::new(Arc::clone(ending)));
         ports.insert(port::PCI_CONFIG.into(), 8, pci.config_ports(reset))?;
         let Plugged { hosts, disk_slots, nic_slots } = plug_virtio(plan, hub, &pci)?;
-        Ok(Self { ports, mmio, acpi_pm, pci, hosts, disk_slots, nic_slots })
+        Ok(Self { ports, mmio, acpi_pm, pci, hosts, disk_slots, nic_slots, _autoconf: autoconf })
     }
 }
 
@@ -114,6 +118,17 @@ impl Devices {
             link.set(up);
         }
     }
+}
+
+/// Answers what the guest asks for its configuration, where the plan knows any.
+fn serve_autoconf(plan: &MachinePlan, events: &event_loop::Handle) -> Result<Vec<Autoconf>, DeviceError> {
+    let served = plan.nics.iter().filter_map(|nic| Some((nic, nic.autoconf.as_ref()?)));
+    let serve = |(nic, answers): (&NicPlan, &AutoconfPlan)| {
+        let refused =
+            |source| DeviceError::Host { kind: "nic", name: nic.name.clone(), what: "dup of its socket", source };
+        Autoconf::serve(events, answers, nic.mac).map_err(refused)
+    };
+    served.map(serve).collect()
 }
 
 /// The board's own devices at their ports.

@@ -252,12 +252,12 @@ static INTERFACE: Fields = Fields {
         optional("macAddress", String),
         optional("state", String),
         optional("ports", List(&Record(&PORT))),
+        optional("dhcpOptions", Record(&DHCP_OPTIONS)),
         optional("bootOrder", Integer),
     ],
     known: &[
         "acpiIndex",
         "binding",
-        "dhcpOptions",
         "macvtap",
         "passt",
         "passtBinding",
@@ -268,6 +268,19 @@ static INTERFACE: Fields = Fields {
         "tag",
     ],
 };
+
+static DHCP_OPTIONS: Fields = Fields {
+    supported: &[
+        optional("bootFileName", String),
+        optional("tftpServerName", String),
+        optional("ntpServers", List(&String)),
+        optional("privateOptions", List(&Record(&DHCP_PRIVATE_OPTION))),
+    ],
+    known: &[],
+};
+
+static DHCP_PRIVATE_OPTION: Fields =
+    Fields { supported: &[required("option", Integer), required("value", String)], known: &[] };
 
 static PORT: Fields = Fields {
     supported: &[optional("name", String), optional("protocol", String), required("port", Integer)],

@@ -22,8 +22,8 @@ pub use domain::{
 };
 pub use instance::VirtualMachineInstanceSpec;
 pub use networks::{
-    DEFAULT_CIDR, DEFAULT_IPV6_CIDR, Interface, InterfaceBridge, InterfaceMasquerade, MultusNetwork, Network,
-    PodNetwork, Port,
+    DEFAULT_CIDR, DEFAULT_IPV6_CIDR, DhcpOptions, DhcpPrivateOption, Interface, InterfaceBridge, InterfaceMasquerade,
+    MultusNetwork, Network, PodNetwork, Port,
 };
 pub use virtual_machine::{ObjectMeta, VirtualMachine, VirtualMachineInstanceTemplateSpec, VirtualMachineSpec};
 pub use volumes::{ClaimSource, ContainerDiskSource, EmptyDiskSource, EphemeralSource, HostDisk, Volume};

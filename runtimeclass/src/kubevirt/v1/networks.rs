@@ -30,6 +30,9 @@ pub struct Interface {
     /// The ports of the pod that reach the guest; all where left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
+    /// What DHCP tells beside the network's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp_options: Option<DhcpOptions>,
     /// Its place in the boot order, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_order: Option<u32>,
@@ -40,6 +43,34 @@ impl Interface {
     pub fn named(name: &str) -> Self {
         Self { name: name.to_owned(), ..Self::default() }
     }
+}
+
+/// What DHCPv4 tells a guest beside its network's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DhcpOptions {
+    /// What to boot: option 67.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_file_name: Option<String>,
+    /// Who has it: option 66.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tftp_server_name: Option<String>,
+    /// Who tells the time, IPv4 addresses: option 42.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ntp_servers: Vec<String>,
+    /// Options of one's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub private_options: Vec<DhcpPrivateOption>,
+}
+
+/// An option of one's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DhcpPrivateOption {
+    /// 224 to 254 (RFC 3942).
+    pub option: u32,
+    /// Its bytes.
+    pub value: String,
 }
 
 /// NAT between the pod's address and the guest's; it has no options.

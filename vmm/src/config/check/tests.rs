@@ -7,7 +7,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::{
-    BlockSize, ConsoleKind, CpuConfig, DiskConfig, FdIndex, HugePageSize, IdentityConfig, Rate, RateLimit, VsockConfig,
+    AutoconfAnswers, AutoconfConfig, BlockSize, ConsoleKind, CpuConfig, DiskConfig, FdIndex, HugePageSize,
+    IdentityConfig, Ipv4Answers, Ipv6Answers, Rate, RateLimit, VsockConfig,
 };
 
 /// A config that passes, and its files; needs a `/dev/kvm`.
@@ -438,4 +439,64 @@ fn a_context_id_that_means_somebody_else_is_refused() {
         let error = check(good.config, good.fds).unwrap_err();
         assert_eq!(error.path, "vsock.cid", "{cid}");
     }
+}
+
+/// What makes answers wrong.
+type Change = fn(&mut AutoconfAnswers);
+
+#[test]
+fn answers_to_a_guest_fit_and_have_a_way() {
+    let answers = || AutoconfAnswers {
+        server_mac: [2, 0, 0, 0, 0, 0],
+        ipv4: Some(Ipv4Answers {
+            address: [10, 0, 2, 2].into(),
+            server: [10, 0, 2, 1].into(),
+            options: vec![(1, vec![0; 4])],
+        }),
+        ipv6: Some(Ipv6Answers {
+            address: "fd10::2".parse().unwrap(),
+            prefix_len: 120,
+            router: "fe80::1".parse().unwrap(),
+            mtu: 1500,
+            options: vec![(23, vec![0; 16])],
+        }),
+    };
+    let checked = |change: Change, socket: OwnedFd| {
+        let mut answers = answers();
+        change(&mut answers);
+        let config = AutoconfConfig { socket: FdIndex(0), answers };
+        let checked = super::super::autoconf::check("nics[0].autoconf", config, &mut Files::new(vec![socket]));
+        checked.map(|_| ()).map_err(|error| error.to_string())
+    };
+    let socket = || {
+        let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        OwnedFd::from(socket)
+    };
+    assert_eq!(checked(|_| (), socket()), Ok(()));
+    let refusals: [(Change, &str); 5] = [
+        (
+            |a| a.ipv4.as_mut().unwrap().options.push((53, vec![1])),
+            "ipv4.options: has option 53, which is part of a lease itself",
+        ),
+        (|a| a.ipv4.as_mut().unwrap().options.push((6, vec![1; 993])), "ipv4.options: 1001 bytes are more than 1000"),
+        (
+            |a| a.ipv6.as_mut().unwrap().options.push((3, vec![1])),
+            "ipv6.options: has option 3, which is part of a lease itself",
+        ),
+        (
+            |a| a.ipv6.as_mut().unwrap().router = "fd10::1".parse().unwrap(),
+            "ipv6.router: fd10::1 is not a link-local address",
+        ),
+        (|a| a.ipv6.as_mut().unwrap().prefix_len = 129, "ipv6.prefix_len: 129 is more than 128"),
+    ];
+    for (change, text) in refusals {
+        assert_eq!(checked(change, socket()), Err(format!("nics[0].autoconf.{text}")));
+    }
+    let file = File::open("/dev/null").unwrap();
+    let text = "nics[0].autoconf.socket: is a character device; a socket is needed";
+    assert_eq!(checked(|_| (), file.into()), Err(text.to_owned()));
+    let (blocking, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    let text = "nics[0].autoconf.socket: is not non-blocking (O_NONBLOCK)";
+    assert_eq!(checked(|_| (), blocking.into()), Err(text.to_owned()));
 }

@@ -1,11 +1,15 @@
-//! Opens a tap device. The VMM is handed its taps open; whoever launches it makes them with this, in the network namespace
-//! that they belong to.
+//! Opens a tap device, and a socket that overhears what a guest asks on it. The VMM is handed its taps open; whoever launches
+//! it makes them with this, in the network namespace that they belong to.
+
+mod requests;
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
+
+pub use requests::open_requests;
 
 /// `_IOW('T', 202, int)` of linux/if_tun.h.
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
