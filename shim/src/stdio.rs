@@ -86,9 +86,7 @@ struct Tasks {
 impl Console {
     /// Opens the fifos and starts copying. Returns the socket's other end, for the VMM.
     pub fn open(paths: &Paths) -> Result<(Console, StdUnixStream), StdioError> {
-        let stdin = path("stdin", &paths.stdin)?
-            .map(|path| options().open_receiver(path).map_err(|source| failed("stdin", path, source)))
-            .transpose()?;
+        let stdin = receiver("stdin", &paths.stdin)?;
         let stdout = sender("stdout", &paths.stdout)?;
         let stderr = if paths.terminal { None } else { sender("stderr", &paths.stderr)? };
         let (ours, theirs) = StdUnixStream::pair().map_err(StdioError::Socket)?;
@@ -169,9 +167,17 @@ fn options() -> pipe::OpenOptions {
     options
 }
 
-fn sender(stream: &'static str, name: &str) -> Result<Option<Sender>, StdioError> {
+/// Opens a stream that is written to, if it has a name.
+pub(crate) fn sender(stream: &'static str, name: &str) -> Result<Option<Sender>, StdioError> {
     path(stream, name)?
         .map(|path| options().open_sender(path).map_err(|source| failed(stream, path, source)))
+        .transpose()
+}
+
+/// Opens a stream that is read, if it has a name.
+pub(crate) fn receiver(stream: &'static str, name: &str) -> Result<Option<Receiver>, StdioError> {
+    path(stream, name)?
+        .map(|path| options().open_receiver(path).map_err(|source| failed(stream, path, source)))
         .transpose()
 }
 

@@ -7,8 +7,9 @@
 
 mod messages;
 mod replies;
+mod shared;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io;
 use std::time::Duration;
@@ -18,13 +19,17 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-pub use messages::{HostName, Info, OsInfo};
+pub use messages::{Exec, ExecStatus, HostName, Info, OsInfo};
 pub use replies::{MAX_REPLY, Replies, ReplyError, read};
+pub use shared::Agent;
 
 use crate::log::bounded;
+use messages::{MAX_OUTPUT_REPLY, Started};
 
 /// How long an agent may take to answer a question about its guest.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long it may take where much data comes with the question or the answer.
+const DATA_ANSWER: Duration = Duration::from_secs(30);
 /// Bytes read at once.
 const READ_SIZE: usize = 4096;
 /// The longest text of an agent's that is passed on, bytes.
@@ -33,6 +38,9 @@ const MAX_TEXT: usize = 256;
 /// Why an agent didn't do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
+    /// It isn't there, or not yet, or not any more.
+    #[error("the guest agent is not connected: qemu-guest-agent has to be installed and running in the guest")]
+    NotConnected,
     /// The machine is gone, or another client has the port.
     #[error("guest agent: the channel is closed")]
     Closed,
@@ -56,6 +64,22 @@ pub enum AgentError {
         #[source]
         source: ReplyError,
     },
+}
+
+/// One question.
+struct Question {
+    command: &'static str,
+    arguments: Option<serde_json::Value>,
+    /// How long its answer may take.
+    limit: Duration,
+    /// How long its answer may be, bytes.
+    reply: usize,
+}
+
+impl Question {
+    fn new(command: &'static str) -> Self {
+        Self { command, arguments: None, limit: ANSWER, reply: MAX_REPLY }
+    }
 }
 
 /// See the module.
@@ -111,7 +135,7 @@ impl GuestAgent {
         self.stream.write_all(&[0xFF]).await?;
         self.send(&json!({"execute": COMMAND, "arguments": {"id": self.id}})).await?;
         loop {
-            let reply = self.receive(COMMAND).await?;
+            let reply = self.receive(COMMAND, MAX_REPLY).await?;
             if read::<u32>(&reply).is_ok_and(|id| id == self.id) {
                 self.in_step = true;
                 return Ok(());
@@ -121,19 +145,46 @@ impl GuestAgent {
         }
     }
 
-    /// Asks one question within [`ANSWER`].
+    /// Runs a command; [`exec_status`](Self::exec_status) tells what becomes of it. Returns the guest's process.
+    pub async fn exec(&mut self, exec: &Exec) -> Result<i64, AgentError> {
+        let arguments = Some(json!(exec));
+        let question = Question { arguments, limit: DATA_ANSWER, ..Question::new("guest-exec") };
+        self.ask_for::<Started>(question).await.map(|started| started.pid)
+    }
+
+    /// What became of a command. The agent forgets one of which it has said that it is over.
+    pub async fn exec_status(&mut self, pid: i64) -> Result<ExecStatus, AgentError> {
+        self.ask_for(Question {
+            arguments: Some(json!({"pid": pid})),
+            limit: DATA_ANSWER,
+            reply: MAX_OUTPUT_REPLY,
+            ..Question::new("guest-exec-status")
+        })
+        .await
+    }
+
     async fn ask<T: DeserializeOwned>(&mut self, command: &'static str) -> Result<T, AgentError> {
+        self.ask_for(Question::new(command)).await
+    }
+
+    /// Asks one question.
+    async fn ask_for<T: DeserializeOwned>(&mut self, question: Question) -> Result<T, AgentError> {
+        let Question { command, arguments, limit, reply } = question;
         let asked = async {
             if !self.in_step {
                 self.sync().await?;
             }
             // Until it's answered: a question that is dropped leaves its answer behind.
             self.in_step = false;
-            self.send(&json!({"execute": command})).await?;
-            self.receive(command).await
+            let mut question = json!({"execute": command});
+            if let Some(arguments) = arguments {
+                question["arguments"] = arguments;
+            }
+            self.send(&question).await?;
+            self.receive(command, reply).await
         };
-        let reply = tokio::time::timeout(ANSWER, asked).await;
-        let reply = reply.map_err(|_| AgentError::NoAnswer { command, limit: ANSWER })??;
+        let reply = tokio::time::timeout(limit, asked).await;
+        let reply = reply.map_err(|_| AgentError::NoAnswer { command, limit })??;
         let answer = read(&reply);
         self.in_step = matches!(answer, Ok(_) | Err(ReplyError::Refused(_)));
         answer.map_err(|source| AgentError::Reply { command, source })
@@ -143,9 +194,9 @@ impl GuestAgent {
         Ok(self.stream.write_all(format!("{question}\n").as_bytes()).await?)
     }
 
-    async fn receive(&mut self, command: &'static str) -> Result<Vec<u8>, AgentError> {
+    async fn receive(&mut self, command: &'static str, limit: usize) -> Result<Vec<u8>, AgentError> {
         loop {
-            let reply = self.replies.take().map_err(|source| AgentError::Reply { command, source })?;
+            let reply = self.replies.take(limit).map_err(|source| AgentError::Reply { command, source })?;
             if let Some(reply) = reply {
                 return Ok(reply);
             }
@@ -155,23 +206,6 @@ impl GuestAgent {
                 count => self.replies.push(&bytes[..count]),
             }
         }
-    }
-}
-
-/// Waits for a machine's agent and tells the log what the guest calls itself, and which system it is. Ends with the machine at the latest.
-pub async fn introduce(mut agent: GuestAgent, machine: String) {
-    let introduced = async {
-        agent.sync().await?;
-        agent.ping().await?;
-        Ok::<_, AgentError>((agent.info().await?, agent.host_name().await?, agent.os_info().await?))
-    };
-    match introduced.await {
-        Ok((info, host, os)) => {
-            let (version, name, kernel) = (plain(&info.version), plain(&os.pretty_name), plain(&os.kernel_release));
-            log::info!("{machine}: guest agent {version} on {}: {name}, kernel {kernel}", plain(&host.host_name));
-        }
-        Err(AgentError::Closed | AgentError::Io(_)) => {}
-        Err(error) => log::warn!("{machine}: {:#}", anyhow::Error::from(error)),
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-/// The longest reply, bytes. The longest that is asked for, the list of commands, takes about 10 KiB.
+/// The longest reply but for a command's output, bytes. The longest that is asked for, the list of commands, takes about 10 KiB.
 pub const MAX_REPLY: usize = 64 << 10;
 /// Stands before the reply to `guest-sync-delimited`, and in no JSON text.
 const SENTINEL: u8 = 0xFF;
@@ -13,8 +13,8 @@ const SENTINEL: u8 = 0xFF;
 #[derive(Debug, thiserror::Error)]
 pub enum ReplyError {
     /// No end of line comes.
-    #[error("a reply of more than {MAX_REPLY} bytes")]
-    TooLong,
+    #[error("a reply of more than {0} bytes")]
+    TooLong(usize),
     /// No JSON, or another reply than the question has.
     #[error("a reply that makes no sense")]
     Malformed(#[source] serde_json::Error),
@@ -40,7 +40,7 @@ impl Replies {
         self.push(&bytes);
     }
 
-    /// Takes what the agent has sent; at most [`MAX_REPLY`] bytes at once keep it within twice that.
+    /// Takes what the agent has sent; with a [`take`](Self::take) after each piece it stays within a limit and a piece.
     pub fn push(&mut self, bytes: &[u8]) {
         let sentinel = if self.skipping { bytes.iter().position(|byte| *byte == SENTINEL) } else { None };
         match sentinel {
@@ -53,12 +53,12 @@ impl Replies {
         }
     }
 
-    /// The next whole reply, without its end of line.
-    pub fn take(&mut self) -> Result<Option<Vec<u8>>, ReplyError> {
+    /// The next whole reply, without its end of line; it may have `limit` bytes.
+    pub fn take(&mut self, limit: usize) -> Result<Option<Vec<u8>>, ReplyError> {
         let end = self.bytes[self.searched..].iter().position(|byte| *byte == b'\n');
         let end = end.map(|at| self.searched + at);
-        if end.unwrap_or(self.bytes.len()) > MAX_REPLY {
-            return Err(ReplyError::TooLong);
+        if end.unwrap_or(self.bytes.len()) > limit {
+            return Err(ReplyError::TooLong(limit));
         }
         let Some(end) = end else {
             self.searched = self.bytes.len();
@@ -106,9 +106,9 @@ mod tests {
         for piece in [b"{\"a\"".as_slice(), b":1}", b"\n{}\n{"] {
             replies.push(piece);
         }
-        assert_eq!(replies.take().unwrap().unwrap(), b"{\"a\":1}");
-        assert_eq!(replies.take().unwrap().unwrap(), b"{}");
-        assert_eq!(replies.take().unwrap(), None);
+        assert_eq!(replies.take(MAX_REPLY).unwrap().unwrap(), b"{\"a\":1}");
+        assert_eq!(replies.take(MAX_REPLY).unwrap().unwrap(), b"{}");
+        assert_eq!(replies.take(MAX_REPLY).unwrap(), None);
     }
 
     #[test]
@@ -117,18 +117,18 @@ mod tests {
         replies.push(b"{\"half");
         replies.skip_to_sentinel();
         replies.push(b"of an old reply\"}\n");
-        assert_eq!(replies.take().unwrap(), None);
+        assert_eq!(replies.take(MAX_REPLY).unwrap(), None);
         replies.push(b"more\xFF{\"return\": 7}\n");
-        assert_eq!(read::<u32>(&replies.take().unwrap().unwrap()).unwrap(), 7);
+        assert_eq!(read::<u32>(&replies.take(MAX_REPLY).unwrap().unwrap()).unwrap(), 7);
     }
 
     #[test]
     fn an_endless_line_is_refused() {
         let mut replies = Replies::default();
         replies.push(&vec![b' '; MAX_REPLY]);
-        assert_eq!(replies.take().unwrap(), None);
+        assert_eq!(replies.take(MAX_REPLY).unwrap(), None);
         replies.push(b" ");
-        assert!(matches!(replies.take(), Err(ReplyError::TooLong)));
+        assert!(matches!(replies.take(MAX_REPLY), Err(ReplyError::TooLong(MAX_REPLY))));
     }
 
     #[test]

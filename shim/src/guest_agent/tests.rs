@@ -3,8 +3,8 @@ use tokio::net::UnixStream;
 
 use super::*;
 
-/// An agent that answers a question with what `answers` says, or not at all.
-async fn agent(stream: UnixStream, answers: impl Fn(&str) -> Option<String>) {
+/// An agent that answers a question and its arguments with what `answers` says, or not at all.
+pub(crate) async fn agent(stream: UnixStream, answers: impl Fn(&str, &serde_json::Value) -> Option<String>) {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read);
     loop {
@@ -15,7 +15,7 @@ async fn agent(stream: UnixStream, answers: impl Fn(&str) -> Option<String>) {
         let fresh = line.first() == Some(&0xFF);
         let question: serde_json::Value = serde_json::from_slice(&line[usize::from(fresh)..]).unwrap();
         let command = question["execute"].as_str().unwrap();
-        let answer = match answers(command) {
+        let answer = match answers(command, &question["arguments"]) {
             None if command == "guest-sync-delimited" => {
                 assert!(fresh, "a sync ends what came before it");
                 let mut answer = vec![0xFF];
@@ -31,7 +31,7 @@ async fn agent(stream: UnixStream, answers: impl Fn(&str) -> Option<String>) {
     }
 }
 
-fn with(answers: impl Fn(&str) -> Option<String> + Send + 'static) -> GuestAgent {
+fn with(answers: impl Fn(&str, &serde_json::Value) -> Option<String> + Send + 'static) -> GuestAgent {
     let (ours, theirs) = UnixStream::pair().unwrap();
     tokio::spawn(agent(theirs, answers));
     GuestAgent::new(ours)
@@ -39,7 +39,7 @@ fn with(answers: impl Fn(&str) -> Option<String> + Send + 'static) -> GuestAgent
 
 #[tokio::test]
 async fn an_agent_says_who_it_is_and_what_it_runs_on() {
-    let mut agent = with(|command| match command {
+    let mut agent = with(|command, _| match command {
         "guest-ping" => Some("{\"return\": {}}\n".into()),
         "guest-info" => {
             Some(r#"{"return": {"version": "7.2.11", "supported_commands": [{"name": "x"}]}}"#.to_owned() + "\n")
@@ -57,7 +57,7 @@ async fn an_agent_says_who_it_is_and_what_it_runs_on() {
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_says_nothing_is_not_waited_for() {
-    let mut agent = with(|_| None);
+    let mut agent = with(|_, _| None);
     let error = agent.ping().await.unwrap_err();
     assert!(matches!(error, AgentError::NoAnswer { command: "guest-ping", .. }), "{error}");
     assert!(!agent.in_step);
@@ -69,7 +69,7 @@ async fn a_late_answer_is_not_taken_for_another() {
     let mut agent = GuestAgent::new(ours);
     // Left by a client before: its answers, one of them to a sync with another id.
     theirs.write_all(b"{\"return\": {\"version\": \"old\"}}\n\xFF{\"return\": 999}\n").await.unwrap();
-    tokio::spawn(self::agent(theirs, |command| {
+    tokio::spawn(self::agent(theirs, |command, _| {
         (command == "guest-info").then(|| "{\"return\": {\"version\": \"new\"}}\n".into())
     }));
     assert_eq!(agent.info().await.unwrap().version, "new");
@@ -77,9 +77,9 @@ async fn a_late_answer_is_not_taken_for_another() {
 
 #[tokio::test]
 async fn a_hostile_agent_is_bounded() {
-    let mut agent = with(|command| (command == "guest-ping").then(|| "x".repeat(MAX_REPLY * 4)));
+    let mut agent = with(|command, _| (command == "guest-ping").then(|| "x".repeat(MAX_REPLY * 4)));
     let error = agent.ping().await.unwrap_err();
-    assert!(matches!(error, AgentError::Reply { source: ReplyError::TooLong, .. }), "{error:?}");
+    assert!(matches!(error, AgentError::Reply { source: ReplyError::TooLong(_), .. }), "{error:?}");
     assert!(!agent.in_step, "the next question begins anew");
 }
 

@@ -1,15 +1,19 @@
 //! One container of a pod: what containerd said of it, where it is in its life, and what it holds.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerd_shim::api::Status;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
+use super::exec::Exec;
+use super::life::Life;
 use super::lifecycle::{Exit, Illegal, Phase, Step};
 use super::machine::{Machine, State};
 use crate::bundle::{Bundle, Role};
 use crate::cgroup::{self, Cgroup};
+use crate::guest_agent::Agent;
 use crate::rootfs::Rootfs;
 use crate::stdio::{Console, Paths};
 
@@ -24,10 +28,10 @@ pub struct Container {
     pub role: Role,
     /// Its streams, as containerd named them.
     pub stdio: Paths,
-    phase: Mutex<Phase>,
+    life: Life,
     body: Mutex<Option<Body>>,
     pid: Mutex<u32>,
-    exited: watch::Sender<Option<Exit>>,
+    pub(super) execs: Mutex<HashMap<String, Arc<Exec>>>,
     /// Held while a start is undecided: an exit waits for it.
     pub starting: tokio::sync::Mutex<()>,
     /// Ends a creation that nobody waits for any more.
@@ -50,6 +54,8 @@ pub struct MachineBody {
     pub machine: Arc<dyn Machine>,
     /// Its streams.
     pub console: Option<Arc<Console>>,
+    /// Its guest's agent.
+    pub agent: Agent,
     /// Its cgroup.
     pub cgroup: Cgroup,
     /// The image's file system.
@@ -97,10 +103,10 @@ impl Container {
             role: bundle.role(),
             bundle,
             stdio,
-            phase: Mutex::new(Phase::Creating),
+            life: Life::new(Phase::Creating),
             body: Mutex::new(None),
             pid: Mutex::new(0),
-            exited: watch::Sender::new(None),
+            execs: Mutex::default(),
             starting: tokio::sync::Mutex::new(()),
             cancel: Notify::new(),
         }
@@ -108,7 +114,7 @@ impl Container {
 
     /// Where it is in its life.
     pub fn phase(&self) -> Phase {
-        lock(&self.phase).clone()
+        self.life.phase()
     }
 
     /// containerd's word for where it is. Whether a running one is paused only its machine knows.
@@ -121,12 +127,7 @@ impl Container {
 
     /// Takes a step, or says why it can't.
     pub fn step(&self, step: Step) -> Result<(), Illegal> {
-        let mut phase = lock(&self.phase);
-        *phase = phase.after(step)?;
-        if let Some(exit) = phase.exit() {
-            self.exited.send_replace(Some(exit.clone()));
-        }
-        Ok(())
+        self.life.step(step)
     }
 
     /// Its parts are made: it is `Created`.
@@ -159,6 +160,14 @@ impl Container {
         }
     }
 
+    /// Its guest's agent, if it is a machine.
+    pub fn agent(&self) -> Option<Agent> {
+        match lock(&self.body).as_ref()? {
+            Body::Machine(body) => Some(body.agent.clone()),
+            Body::Sandbox(_) => None,
+        }
+    }
+
     /// Calls `use_path` with the folder of its cgroup, while that is there.
     pub fn with_cgroup<T>(&self, use_cgroup: impl FnOnce(&std::path::Path) -> T) -> Option<T> {
         match lock(&self.body).as_ref()? {
@@ -177,11 +186,10 @@ impl Container {
 
     /// Waits until it is over.
     pub async fn exited(&self) -> Option<Exit> {
-        let mut exited = self.exited.subscribe();
-        exited.wait_for(Option::is_some).await.ok()?.clone()
+        self.life.exited().await
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

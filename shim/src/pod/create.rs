@@ -16,7 +16,7 @@ use super::pod::Pod;
 use super::supervise::{reason, supervise};
 use crate::bundle::{Bundle, Role};
 use crate::cgroup::{self, Cgroup, OomWatch};
-use crate::guest_agent::{self, GuestAgent};
+use crate::guest_agent::Agent;
 use crate::rootfs::Rootfs;
 use crate::stdio::{Console, Paths};
 
@@ -107,11 +107,10 @@ impl Pod {
             machine.attach_console(socket)?;
             Some(Arc::new(console))
         };
-        let (agent, port) = GuestAgent::pair().map_err(PodError::Agent)?;
+        let (agent, port) = Agent::pair(format!("container {}", container.id)).map_err(PodError::Agent)?;
         machine.attach_agent(port)?;
-        tokio::spawn(guest_agent::introduce(agent, format!("container {}", container.id)));
         let pid = machine.pid();
-        Ok((pid, Body::Machine(MachineBody { machine, console, cgroup, rootfs })))
+        Ok((pid, Body::Machine(MachineBody { machine, console, agent, cgroup, rootfs })))
     }
 }
 

@@ -5,6 +5,7 @@ use super::lifecycle::Illegal;
 use super::machine::{ANSWER, CommandError};
 use crate::bundle::BundleError;
 use crate::cgroup::CgroupError;
+use crate::guest_agent::AgentError;
 use crate::rootfs::RootfsError;
 use crate::stdio::StdioError;
 
@@ -34,6 +35,28 @@ pub enum PodError {
         /// Why not.
         source: Illegal,
     },
+    /// The id of a command is taken.
+    #[error("process {0:?} exists already")]
+    ExecExists(String),
+    /// No such command.
+    #[error("container {container:?} has no process {exec:?}")]
+    NoExec {
+        /// In which container.
+        container: String,
+        /// containerd's id of it.
+        exec: String,
+    },
+    /// A command can't do that now.
+    #[error("process {exec:?}: {source}")]
+    IllegalExec {
+        /// containerd's id of it.
+        exec: String,
+        /// Why not.
+        source: Illegal,
+    },
+    /// A command that the guest's agent doesn't run.
+    #[error("exec")]
+    Exec(#[source] AgentError),
     /// A signal that means nothing to a machine.
     #[error("signal {0} means nothing to a machine: SIGTERM presses its power button, SIGKILL ends it")]
     Signal(u32),

@@ -1,4 +1,4 @@
-//! A container's life as a pure state machine.
+//! The life of a container, or of a command in one, as a pure state machine.
 //!
 //! ```text
 //! Creating ──built──> Created ──start──> Starting ──started──> Running
@@ -67,6 +67,9 @@ pub enum Illegal {
     /// Over.
     #[error("it has stopped")]
     Stopped,
+    /// Nothing runs in a machine that stands still.
+    #[error("it is paused")]
+    Paused,
 }
 
 impl Phase {

@@ -5,6 +5,8 @@ pub mod build;
 pub mod container;
 mod create;
 mod error;
+mod exec;
+mod life;
 pub mod lifecycle;
 pub mod machine;
 #[allow(clippy::module_inception, reason = "the pod is the part's main idea")]

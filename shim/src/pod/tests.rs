@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use containerd_shim::api::{CreateTaskRequest, Status};
+use containerd_shim::api::{CreateTaskRequest, ExecProcessRequest, Status};
+use containerd_shim::protos::protobuf::MessageField;
+use containerd_shim::protos::protobuf::well_known_types::any::Any;
 use tokio::sync::{mpsc, watch};
 
 use super::machine::{Builder, CommandError, Machine, MachineRequest, Outcome, Request, State};
@@ -22,6 +24,8 @@ pub(crate) struct Double {
     /// Where it was built.
     netns: Mutex<Option<PathBuf>>,
     starts: bool,
+    /// What was put at the guest agent's port.
+    agent: Mutex<Option<UnixStream>>,
 }
 
 impl Double {
@@ -29,6 +33,13 @@ impl Double {
         let started = matches!(*self.state.borrow(), State::Started | State::Paused(_));
         let outcome = Outcome { code, reason: reason.map(str::to_owned) };
         self.state.send_replace(State::Ended { outcome, started });
+    }
+
+    /// The guest's side of its agent's port.
+    pub(crate) fn agent_port(&self) -> tokio::net::UnixStream {
+        let port = self.agent.lock().unwrap().take().unwrap();
+        port.set_nonblocking(true).unwrap();
+        tokio::net::UnixStream::from_std(port).unwrap()
     }
 
     fn call(&self, name: &'static str) {
@@ -81,8 +92,9 @@ impl Machine for Double {
         Ok(())
     }
 
-    fn attach_agent(&self, _: UnixStream) -> Result<(), CommandError> {
+    fn attach_agent(&self, port: UnixStream) -> Result<(), CommandError> {
         self.call("agent");
+        *self.agent.lock().unwrap() = Some(port);
         Ok(())
     }
 
@@ -136,7 +148,8 @@ impl Bench {
         let name = directory.path().file_name().unwrap().to_str().unwrap();
         let parent = cgroup::tests::writable(name.trim_start_matches('.'));
         let (calls, netns) = (Mutex::default(), Mutex::default());
-        let machine = Arc::new(Double { state: watch::Sender::new(state), calls, netns, starts });
+        let machine =
+            Arc::new(Double { state: watch::Sender::new(state), calls, netns, starts, agent: Mutex::default() });
         let (publisher, events) = Publisher::new("k8s.io");
         let pod = Pod::new(Arc::new(DoubleBuilder { machine: machine.clone(), refusal }), publisher);
         Bench { pod, machine, events, directory, parent }
@@ -164,7 +177,12 @@ impl Bench {
         CreateTaskRequest { id: id.into(), bundle: bundle.display().to_string(), ..Default::default() }
     }
 
-    fn topics(&mut self) -> Vec<String> {
+    /// A folder of the test's own.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn topics(&mut self) -> Vec<String> {
         let mut topics = Vec::new();
         while let Ok(item) = self.events.try_recv() {
             if let Item::Event(envelope) = item {
@@ -187,7 +205,19 @@ impl Bench {
     }
 }
 
-async fn soon<T>(future: impl Future<Output = T>) -> T {
+/// As containerd asks for a command.
+pub(crate) fn exec_request(id: &str, exec: &str, args: &[&str]) -> ExecProcessRequest {
+    let process = serde_json::json!({"args": args, "env": ["A=b"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+    let value = process.to_string().into_bytes();
+    ExecProcessRequest {
+        id: id.into(),
+        exec_id: exec.into(),
+        spec: MessageField::some(Any { value, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.unwrap()
 }
 

@@ -21,6 +21,7 @@ use ttrpc::Code;
 use ttrpc::r#async::{Service, TtrpcContext};
 use ttrpc::error::get_rpc_status;
 
+use crate::guest_agent::AgentError;
 use crate::pod::machine::{CommandError, MachineRequest};
 use crate::pod::supervise::timestamp;
 use crate::pod::{Pod, PodError};
@@ -45,10 +46,12 @@ pub fn services(pod: Arc<Pod>) -> HashMap<String, Service> {
 
 fn rpc(error: PodError) -> ttrpc::Error {
     let code = match &error {
-        PodError::NotFound(_) | PodError::AlreadyStopped(_) => Code::NOT_FOUND,
-        PodError::Exists(_) => Code::ALREADY_EXISTS,
+        PodError::NotFound(_) | PodError::AlreadyStopped(_) | PodError::NoExec { .. } => Code::NOT_FOUND,
+        PodError::Exists(_) | PodError::ExecExists(_) => Code::ALREADY_EXISTS,
         PodError::SecondMachine { .. }
         | PodError::Illegal { .. }
+        | PodError::IllegalExec { .. }
+        | PodError::Exec(AgentError::NotConnected)
         | PodError::Command(CommandError::Refused(_) | CommandError::Ended(_)) => Code::FAILED_PRECONDITION,
         PodError::Signal(_) | PodError::Invalid(_) => Code::INVALID_ARGUMENT,
         PodError::Sandbox(..) | PodError::Unsupported(_) => Code::UNIMPLEMENTED,
@@ -66,22 +69,37 @@ fn logged(call: &str, id: &str, error: PodError) -> ttrpc::Error {
     error
 }
 
-fn unimplemented<T>(text: &str) -> ttrpc::Result<T> {
-    Err(get_rpc_status(Code::UNIMPLEMENTED, text))
+impl TaskService {
+    fn exec_state(&self, request: StateRequest) -> ttrpc::Result<StateResponse> {
+        let (container, exec) = self.pod.exec(&request.id, &request.exec_id).map_err(rpc)?;
+        let phase = exec.phase();
+        let exit = phase.exit();
+        Ok(StateResponse {
+            id: request.id,
+            exec_id: request.exec_id,
+            bundle: container.bundle.path().display().to_string(),
+            pid: container.pid(),
+            status: EnumOrUnknown::new(phase.status()),
+            stdin: exec.stdio.stdin.clone(),
+            stdout: exec.stdio.stdout.clone(),
+            stderr: exec.stdio.stderr.clone(),
+            exit_status: exit.map_or(0, |exit| exit.code),
+            exited_at: MessageField::from_option(exit.map(|exit| timestamp(exit.at))),
+            ..Default::default()
+        })
+    }
 }
 
-/// Only a container's first process exists.
-fn no_exec(id: &str, exec_id: &str) -> ttrpc::Result<()> {
-    if exec_id.is_empty() {
-        return Ok(());
-    }
-    Err(get_rpc_status(Code::NOT_FOUND, format!("container {id:?} has no process {exec_id:?}: a VM runs none by exec")))
+fn unimplemented<T>(text: &str) -> ttrpc::Result<T> {
+    Err(get_rpc_status(Code::UNIMPLEMENTED, text))
 }
 
 #[async_trait]
 impl Task for TaskService {
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
-        no_exec(&request.id, &request.exec_id)?;
+        if !request.exec_id.is_empty() {
+            return self.exec_state(request);
+        }
         let container = self.pod.container(&request.id).map_err(rpc)?;
         let status = container.status();
         let mut response = StateResponse {
@@ -109,16 +127,22 @@ impl Task for TaskService {
     }
 
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
-        no_exec(&request.id, &request.exec_id)?;
-        log::debug!("start {}", request.id);
-        let pid = self.pod.start(&request.id).await.map_err(|error| logged("start", &request.id, error))?;
+        log::debug!("start {} {}", request.id, request.exec_id);
+        let started = match request.exec_id.as_str() {
+            "" => self.pod.start(&request.id).await,
+            exec => self.pod.start_exec(&request.id, exec).await,
+        };
+        let pid = started.map_err(|error| logged("start", &request.id, error))?;
         Ok(StartResponse { pid, ..Default::default() })
     }
 
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
-        no_exec(&request.id, &request.exec_id)?;
-        log::debug!("delete {}", request.id);
-        let (pid, exit) = self.pod.delete(&request.id).await.map_err(rpc)?;
+        log::debug!("delete {} {}", request.id, request.exec_id);
+        let deleted = match request.exec_id.as_str() {
+            "" => self.pod.delete(&request.id).await,
+            exec => self.pod.delete_exec(&request.id, exec),
+        };
+        let (pid, exit) = deleted.map_err(rpc)?;
         let exited_at = MessageField::some(timestamp(exit.at));
         Ok(DeleteResponse { pid, exit_status: exit.code, exited_at, ..Default::default() })
     }
@@ -150,26 +174,36 @@ impl Task for TaskService {
     }
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
-        no_exec(&request.id, &request.exec_id)?;
-        log::debug!("kill {} {}", request.id, request.signal);
-        self.pod.kill(&request.id, request.signal).map_err(rpc)?;
+        log::debug!("kill {} {} {}", request.id, request.exec_id, request.signal);
+        let killed = match request.exec_id.as_str() {
+            "" => self.pod.kill(&request.id, request.signal),
+            exec => self.pod.kill_exec(&request.id, exec, request.signal),
+        };
+        killed.map_err(rpc)?;
         Ok(Empty::new())
     }
 
-    async fn exec(&self, _: &TtrpcContext, _: ExecProcessRequest) -> ttrpc::Result<Empty> {
-        unimplemented("exec: not supported by vireo: attach to the VM's console instead")
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        log::debug!("exec {} {}", request.id, request.exec_id);
+        self.pod.add_exec(&request).map_err(|error| logged("exec", &request.id, error))?;
+        Ok(Empty::new())
     }
 
     async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> ttrpc::Result<Empty> {
-        no_exec(&request.id, &request.exec_id)?;
+        if !request.exec_id.is_empty() {
+            return unimplemented("a terminal of an exec: not supported by vireo");
+        }
         self.pod.resize(&request.id, request.width, request.height).map_err(rpc)?;
         Ok(Empty::new())
     }
 
     async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
-        no_exec(&request.id, &request.exec_id)?;
         if request.stdin {
-            self.pod.close_stdin(&request.id).map_err(rpc)?;
+            let closed = match request.exec_id.as_str() {
+                "" => self.pod.close_stdin(&request.id),
+                exec => self.pod.close_exec_stdin(&request.id, exec),
+            };
+            closed.map_err(rpc)?;
         }
         Ok(Empty::new())
     }
@@ -182,8 +216,11 @@ impl Task for TaskService {
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
-        no_exec(&request.id, &request.exec_id)?;
-        let exit = self.pod.wait(&request.id).await.map_err(rpc)?;
+        let ended = match request.exec_id.as_str() {
+            "" => self.pod.wait(&request.id).await,
+            exec => self.pod.wait_exec(&request.id, exec).await,
+        };
+        let exit = ended.map_err(rpc)?;
         let exited_at = MessageField::some(timestamp(exit.at));
         Ok(WaitResponse { exit_status: exit.code, exited_at, ..Default::default() })
     }

@@ -43,6 +43,8 @@ fn channels(bench: &mut Bench) -> Result<()> {
     spec["domain"]["chassis"] = json!({"asset": "asset-8"});
     spec["domain"]["devices"]["autoattachVSOCK"] = true.into();
     let pod = bench.boot(PodSpec::described(&spec))?;
+    let missing = pod.exec(bench, &["true"], 60).expect_err("no agent runs yet");
+    ensure!(missing.message().contains("the guest agent is not connected"), "{missing}");
     let mut console = pod.attach(bench)?;
     console.send("/agent/start; cat /sys/class/virtio-ports/*/name; echo started $((1 + 1))\n")?;
     let ports = console.wait_for("started 2", LIMIT)?;
@@ -65,7 +67,29 @@ fn channels(bench: &mut Bench) -> Result<()> {
     let told = format!("container {}: guest agent 7.2", pod.container);
     until("the shim to have heard of the guest agent", || Ok(fs::read_to_string(&log)?.contains(&told)))?;
     vsock(&pod)?;
+    exec(&pod, bench)?;
     pod.remove(bench)
+}
+
+/// Commands run in the guest, as the kubelet has its probes run.
+fn exec(pod: &Pod, bench: &mut Bench) -> Result<()> {
+    let script = ["sh", "-c", "echo out of $(hostname); echo err >&2; exit 7"];
+    let done = pod.exec(bench, &script, 60)?;
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    ensure!(
+        (&*out, &*err, done.exit_code) == ("out of vireo-guest\n", "err\n", 7),
+        "{out:?} {err:?} {}",
+        done.exit_code
+    );
+    let error = pod.exec(bench, &["/no/such/program"], 60).expect_err("nothing to run").to_string();
+    ensure!(error.contains("No such file"), "{error}");
+
+    let error = pod.exec(bench, &["sh", "-c", "echo $$ > /tmp/slow; exec sleep 1000"], 2).expect_err("a timeout");
+    ensure!(error.code() == tonic::Code::DeadlineExceeded, "{error}");
+    until("the guest to have ended what took too long", || {
+        let alive = ["sh", "-c", "kill -0 $(cat /tmp/slow)"];
+        Ok(pod.exec(bench, &alive, 60)?.exit_code != 0)
+    })
 }
 
 /// The agent that listens on the guest's vsock port 1234 is in step with us.

@@ -296,6 +296,12 @@ impl Pod {
         Attached::connect(&url)
     }
 
+    /// Runs a command in the container, for at most `timeout` seconds.
+    pub fn exec(&self, bench: &mut Bench, command: &[&str], timeout: i64) -> Result<v1::ExecSyncResponse, Status> {
+        let cmd = command.iter().map(ToString::to_string).collect();
+        bench.cri().exec_sync(v1::ExecSyncRequest { container_id: self.container.clone(), cmd, timeout })
+    }
+
     /// The pids of the container's processes.
     pub fn pids(&self) -> Result<Vec<u32>> {
         let file = self.cgroup().join("cgroup.procs");

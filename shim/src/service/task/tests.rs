@@ -84,7 +84,7 @@ async fn a_task_by_rpc() {
 async fn what_is_missing_is_said() {
     let served = serve().await;
     let client = &served.client;
-    assert_eq!(code(client.exec(context(), &ExecProcessRequest::new()).await), Code::UNIMPLEMENTED);
+    assert_eq!(code(client.exec(context(), &ExecProcessRequest::new()).await), Code::NOT_FOUND);
     assert_eq!(code(client.checkpoint(context(), &CheckpointTaskRequest::new()).await), Code::UNIMPLEMENTED);
     assert_eq!(code(client.pause(context(), &PauseRequest::new()).await), Code::NOT_FOUND);
     assert_eq!(code(client.resume(context(), &ResumeRequest::new()).await), Code::NOT_FOUND);

@@ -1,0 +1,93 @@
+//! What is to be run, from the OCI process that containerd sends: pure.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use containerd_shim::api::ExecProcessRequest;
+use oci_spec::runtime::Process;
+
+use crate::guest_agent;
+use crate::pod::PodError;
+
+/// The control channel's name.
+const CONTROL: &str = "/.vireo/machine";
+
+/// A command line and its environment.
+///
+/// The agent knows neither users nor working folders: a command runs as the agent does, which is root's way, in the agent's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    program: String,
+    arguments: Vec<String>,
+    environment: Vec<String>,
+}
+
+impl Command {
+    /// Reads what containerd wants run.
+    pub fn read(request: &ExecProcessRequest) -> Result<Command, PodError> {
+        let process: Process = serde_json::from_slice(&request.spec.value)
+            .map_err(|error| PodError::Invalid(format!("exec: process: {error}")))?;
+        if request.terminal || process.terminal() == Some(true) {
+            return Err(PodError::Unsupported(
+                "exec with a terminal: not supported by vireo: the guest agent has none; leave the terminal out (kubectl \
+                 exec without -t), or attach to the console",
+            ));
+        }
+        let mut arguments = process.args().clone().unwrap_or_default();
+        if arguments.is_empty() {
+            return Err(PodError::Invalid("exec: no command".into()));
+        }
+        let program = arguments.remove(0);
+        if program == CONTROL {
+            return Err(PodError::Unsupported("exec of /.vireo/machine: not supported by vireo yet"));
+        }
+        Ok(Command { program, arguments, environment: process.env().clone().unwrap_or_default() })
+    }
+
+    /// What the agent is asked for.
+    pub fn with_input(&self, input: &[u8]) -> guest_agent::Exec {
+        guest_agent::Exec {
+            path: self.program.clone(),
+            arg: self.arguments.clone(),
+            env: self.environment.clone(),
+            input_data: BASE64_STANDARD.encode(input),
+            capture_output: true,
+        }
+    }
+}
+
+/// The command that sends a signal to a process of the guest's.
+pub fn kill(pid: i64, signal: u32) -> guest_agent::Exec {
+    guest_agent::Exec {
+        path: "kill".into(),
+        arg: vec![format!("-{signal}"), pid.to_string()],
+        ..guest_agent::Exec::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::tests::exec_request;
+
+    #[test]
+    fn a_process_is_a_command() {
+        let command = Command::read(&exec_request("a", "e", &["ls", "-l"])).unwrap();
+        let exec = command.with_input(b"hi");
+        assert_eq!((exec.path.as_str(), exec.arg, exec.env), ("ls", vec!["-l".into()], vec!["A=b".into()]));
+        assert_eq!((exec.input_data.as_str(), exec.capture_output), ("aGk=", true));
+    }
+
+    #[test]
+    fn what_an_agent_cant_do_is_refused() {
+        let terminal = ExecProcessRequest { terminal: true, ..exec_request("a", "e", &["sh"]) };
+        for (request, text) in [
+            (terminal, "exec with a terminal: not supported by vireo"),
+            (exec_request("a", "e", &[]), "exec: no command"),
+            (exec_request("a", "e", &["/.vireo/machine"]), "exec of /.vireo/machine: not supported"),
+            (ExecProcessRequest::new(), "exec: process: "),
+        ] {
+            let error = Command::read(&request).unwrap_err().to_string();
+            assert!(error.starts_with(text), "{error}");
+        }
+    }
+}
