@@ -192,6 +192,7 @@ fn depth(criterion: &mut Criterion) {
                         image: image(folder.path(), format, direct),
                         serial: Serial::default(),
                         on_error: ErrorPolicy::Report,
+                        ring: true,
                         writeback: AtomicBool::new(true),
                         held: AtomicBool::new(false),
                     };

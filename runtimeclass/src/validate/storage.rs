@@ -123,12 +123,17 @@ fn target(disk: &Disk, at: &str, rules: &mut Rules<'_>) {
 fn traits(disk: &Disk, at: &str, rules: &mut Rules<'_>) {
     for (field, value, supported) in [
         ("cache", &disk.cache, &["none", "writethrough", "writeback"][..]),
+        ("io", &disk.io, &["native", "threads"]),
         ("errorPolicy", &disk.error_policy, &["stop", "ignore", "report", "enospace"]),
     ] {
         if let Some(value) = value.as_deref().filter(|value| !supported.contains(value)) {
             let what = format!("{value:?} is not supported by vireo; {} are", supported.join(", "));
             rules.refuse(format_args!("{at}.{field}"), what);
         }
+    }
+    // QEMU has no other way either, and who asks for it means to go around the page cache.
+    if disk.io.as_deref() == Some("native") && disk.cache.as_deref().is_some_and(|cache| cache != "none") {
+        rules.refuse(format_args!("{at}.io"), "native needs cache none");
     }
     // What one writer's page cache holds, the others wouldn't see.
     if disk.shareable == Some(true) && disk.cache.as_deref().is_some_and(|cache| cache != "none") {

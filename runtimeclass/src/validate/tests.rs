@@ -499,6 +499,9 @@ fn disks_behave_as_they_are_told() {
     };
     for good in [
         json!({"cdrom": {"bus": "virtio", "readonly": true}}),
+        json!({"io": "native"}),
+        json!({"io": "native", "cache": "none"}),
+        json!({"io": "threads", "cache": "writeback"}),
         json!({"cache": "writethrough", "errorPolicy": "enospace", "dedicatedIOThread": true}),
         json!({"cache": "none", "shareable": true}),
         json!({"blockSize": {"custom": {"logical": 4096, "physical": 16384}, "matchVolume": {"enabled": false}}}),
@@ -515,6 +518,8 @@ fn disks_behave_as_they_are_told() {
         (json!({"cdrom": {"tray": "open"}}), ".cdrom.tray: not supported by vireo"),
         (json!({"cdrom": {}, "disk": {}}), ": is disk and cdrom at once; name one of them"),
         (json!({"cache": "unsafe"}), ".cache: \"unsafe\" is not supported by vireo; none, writethrough, writeback are"),
+        (json!({"io": "io_uring"}), ".io: \"io_uring\" is not supported by vireo; native, threads are"),
+        (json!({"io": "native", "cache": "writeback"}), ".io: native needs cache none"),
         (
             json!({"errorPolicy": "retry"}),
             ".errorPolicy: \"retry\" is not supported by vireo; stop, ignore, report, enospace are",

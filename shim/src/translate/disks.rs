@@ -60,6 +60,7 @@ pub(super) fn disks(
             queues,
             block_size,
             on_error: error_policy(disk.error_policy.as_deref()),
+            ring: disk.io.as_deref() != Some("threads"),
             ..opened.into_config(&disk.name, fds)?
         })
     })

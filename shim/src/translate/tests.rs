@@ -209,6 +209,8 @@ fn disks_behave_as_the_spec_says() {
     assert_eq!((other.cache, other.on_error), (CacheMode::Writethrough, ErrorPolicy::StopOnNoSpace));
     assert_eq!(other.queues, 3);
     assert!(disk(json!({"shareable": true}), false).shareable);
+    assert!(plain.ring && disk(json!({"io": "native"}), false).ring);
+    assert!(!disk(json!({"io": "threads"}), false).ring);
     assert_eq!(other.block_size, BlockSize { logical: 4096, physical: 8192 });
     let cdrom = disk(json!({"cdrom": {"bus": "virtio"}, "blockSize": {"matchVolume": {}}}), false);
     assert!(cdrom.readonly && cdrom.overlay.is_none());

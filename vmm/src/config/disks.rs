@@ -35,6 +35,8 @@ pub struct DiskConfig {
     pub block_size: BlockSize,
     /// What becomes of requests that fail.
     pub on_error: ErrorPolicy,
+    /// Many requests of a queue may be under way at once, where the host has io_uring.
+    pub ring: bool,
     /// What all queues together may do.
     pub limit: RateLimit,
 }
@@ -54,6 +56,7 @@ impl DiskConfig {
             queues: 1,
             block_size: BlockSize::default(),
             on_error: ErrorPolicy::Report,
+            ring: true,
             limit: RateLimit::default(),
         }
     }
@@ -139,6 +142,8 @@ pub struct DiskPlan {
     pub block_size: BlockSize,
     /// What becomes of requests that fail.
     pub on_error: ErrorPolicy,
+    /// Many requests of a queue may be under way at once, where the host has io_uring.
+    pub ring: bool,
     /// What all queues together may do, in bounds.
     pub limit: RateLimit,
 }
@@ -158,6 +163,7 @@ impl DiskPlan {
             queues: 1,
             block_size: BlockSize::default(),
             on_error: ErrorPolicy::Report,
+            ring: true,
             limit: RateLimit::default(),
         }
     }
@@ -168,7 +174,7 @@ pub(super) fn check_disks(disks: Vec<DiskConfig>, files: &mut Files) -> Result<V
     let mut seen = HashMap::new();
     for (i, disk) in disks.into_iter().enumerate() {
         let DiskConfig { name, image, format, overlay, readonly, shareable, serial, .. } = disk;
-        let DiskConfig { cache, queues, block_size, on_error, limit, .. } = disk;
+        let DiskConfig { cache, queues, block_size, on_error, ring, limit, .. } = disk;
         check_name(&format!("disks[{i}].name"), &name)?;
         let serial =
             serial.map(|s| check_serial(&s).map_err(|p| wrong(format!("disks[{i}].serial"), p))).transpose()?;
@@ -203,6 +209,7 @@ pub(super) fn check_disks(disks: Vec<DiskConfig>, files: &mut Files) -> Result<V
             queues,
             block_size,
             on_error,
+            ring,
             limit,
         });
     }

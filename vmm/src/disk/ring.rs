@@ -25,9 +25,9 @@ const WORKERS: [u32; 2] = [16, 4];
 /// Rings that nobody uses.
 static STOCK: Mutex<Vec<IoUring>> = Mutex::new(Vec::new());
 
-/// As many rings as a disk can use: one for each of its queues.
+/// As many rings as a disk uses: one for each of its queues, if any.
 pub fn wanted(disk: &DiskPlan) -> usize {
-    disk.queues.into()
+    if disk.ring { disk.queues.into() } else { 0 }
 }
 
 /// Makes `count` rings, [`MAX_RINGS`] at most; whether there are that many now. Fails where the host doesn't want any, which

@@ -188,6 +188,7 @@ fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result
             writeback: disk.cache != CacheMode::Writethrough,
             block_size: disk.block_size,
             on_error: disk.on_error,
+            ring: disk.ring,
             limit: disk.limit,
         };
         disk_slots.push(pci.add_virtio(Box::new(Block::new(disk.name.clone(), image, traits)))?);

@@ -21,6 +21,9 @@ pub struct Disk {
     /// `none`, `writethrough` or `writeback`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<String>,
+    /// How requests are done: `native` or `threads`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io: Option<String>,
     /// The units that it says it is read and written in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_size: Option<BlockSize>,

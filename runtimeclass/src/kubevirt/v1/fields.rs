@@ -216,13 +216,14 @@ static DISK: Fields = Fields {
         optional("cdrom", Record(&CDROM_TARGET)),
         optional("serial", String),
         optional("cache", String),
+        optional("io", String),
         optional("blockSize", Record(&BLOCK_SIZE)),
         optional("errorPolicy", String),
         optional("shareable", Boolean),
         optional("dedicatedIOThread", Boolean),
         optional("bootOrder", Integer),
     ],
-    known: &["changedBlockTracking", "io", "lun", "tag"],
+    known: &["changedBlockTracking", "lun", "tag"],
 };
 
 static DISK_TARGET: Fields =

@@ -43,6 +43,8 @@ pub struct Traits {
     pub block_size: BlockSize,
     /// What becomes of requests that fail.
     pub on_error: ErrorPolicy,
+    /// Its queues take rings, as far as there are any.
+    pub ring: bool,
     /// What all queues together may do.
     pub limit: RateLimit,
 }
@@ -51,7 +53,7 @@ impl Default for Traits {
     fn default() -> Self {
         let (block_size, on_error) = (BlockSize::default(), ErrorPolicy::Report);
         let limit = RateLimit::default();
-        Self { serial: Serial::default(), queues: 1, writeback: true, block_size, on_error, limit }
+        Self { serial: Serial::default(), queues: 1, writeback: true, block_size, on_error, ring: true, limit }
     }
 }
 
@@ -71,10 +73,10 @@ pub struct Block {
 impl Block {
     /// A disk on `image`; `name` is for messages and thread names.
     pub fn new(name: String, image: Arc<dyn Image>, traits: Traits) -> Self {
-        let Traits { serial, queues, writeback, block_size, on_error, limit } = traits;
+        let Traits { serial, queues, writeback, block_size, on_error, ring, limit } = traits;
         let config = configuration(&*image, queues, block_size);
         let (cached, held) = (AtomicBool::new(writeback), AtomicBool::new(false));
-        let disk = Arc::new(Disk { name, image, serial, on_error, writeback: cached, held });
+        let disk = Arc::new(Disk { name, image, serial, on_error, ring, writeback: cached, held });
         let queue_sizes = vec![QUEUE_SIZE; usize::from(queues)];
         let limiter = RateLimiter::new(limit).map(Arc::new);
         Self { disk, config, queue_sizes, writeback, limiter, workers: Vec::new(), kicks: Vec::new() }

@@ -284,3 +284,16 @@ fn a_throttled_disk_pauses_and_resets_at_once() {
         assert_eq!(stage.image.writes.load(Ordering::SeqCst), 1);
     }
 }
+
+#[test]
+fn a_disk_that_wants_no_ring_leaves_it_to_others() {
+    assert!(ring::prepare(1), "this host has io_uring");
+    for ring in [true, false] {
+        let mut stage = Stage::new(Traits { ring, ..Traits::default() }, FLUSH);
+        assert_eq!(Ring::take().is_some(), !ring);
+        stage.offer(0);
+        stage.queues[0].wait_used();
+        assert_eq!(stage.image.writes.load(Ordering::SeqCst), 1);
+        stage.block.reset();
+    }
+}

@@ -29,6 +29,8 @@ pub struct Disk {
     pub serial: Serial,
     /// What becomes of requests that fail.
     pub on_error: ErrorPolicy,
+    /// Queues take rings, as far as there are any.
+    pub ring: bool,
     /// Writes may stay in the host's cache until a flush; else each is durable when it is answered.
     pub writeback: AtomicBool,
     /// A request failed and waits for the machine to be paused and resumed; no queue is served meanwhile.
@@ -70,7 +72,7 @@ impl QueueWorker {
     ) -> Self {
         let limits = Limits { size: disk.image.size(), readonly: disk.image.readonly() };
         let buffers = GuestBuffers::new(ram.clone());
-        let ring = if disk.image.has_places() { Ring::take() } else { None };
+        let ring = if disk.ring && disk.image.has_places() { Ring::take() } else { None };
         let ringed = ring.map(|ring| Ringed::new(ring, &ram));
         let requests = Requests { disk, limits, flushes, throttle, pauses };
         Self { ram, queue, requests, buffers, ringed, broken: false }
