@@ -3,8 +3,13 @@
 //! The jailed VMM answers; which options there are is settled here, in the words of DHCPv4 (RFC 2132, 3397, 3442, 4702) and
 //! DHCPv6 (RFC 3646).
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
+use oci_spec::runtime::Spec;
 use vireo_runtimeclass::kubevirt::v1::DhcpOptions;
 use vireo_runtimeclass::validate::GATEWAY_MAC;
 use vireo_vmm::config::{AutoconfAnswers, Ipv4Answers, Ipv6Answers, MAX_OPTIONS};
@@ -27,7 +32,19 @@ pub struct Names {
     pub search: Vec<String>,
 }
 
+/// The longest file of a pod's `/etc` that is read, bytes.
+const MAX_ETC: u64 = 64 << 10;
+
 impl Names {
+    /// What stands in a pod's `/etc`, as containerd or the pod's own volumes mount it. Without it there are no names.
+    pub fn of(oci: &Spec) -> Self {
+        let read = |path: &str| {
+            let mount = oci.mounts().iter().flatten().find(|mount| mount.destination() == Path::new(path))?;
+            read_small(mount.source().as_ref()?)
+        };
+        Self::read(&read("/etc/resolv.conf").unwrap_or_default(), read("/etc/hostname").as_deref())
+    }
+
     /// Reads a pod's `/etc/resolv.conf` (resolv.conf(5)). Servers on the pod's loopback are none to the guest.
     pub fn read(resolv_conf: &str, hostname: Option<&str>) -> Self {
         let mut names = Self { hostname: hostname.and_then(label).map(str::to_owned), ..Self::default() };
@@ -46,6 +63,18 @@ impl Names {
         }
         names
     }
+}
+
+/// A regular file of few bytes: a pod may mount anything there, also what would never end.
+fn read_small(path: &Path) -> Option<String> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW;
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = Vec::new();
+    file.take(MAX_ETC).read_to_end(&mut text).ok()?;
+    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The first label of a name, if it is one (RFC 1123).
@@ -251,6 +280,24 @@ mod tests {
         let mut cable = nic(Side::Bridge);
         cable.uplink.addresses.truncate(1);
         assert_eq!(super::answers(&cable, 0, &Names::default()), None);
+    }
+
+    #[test]
+    fn only_small_files_name_anything() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("hostname"), "vm\n").unwrap();
+        nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink(path("hostname"), path("link")).unwrap();
+        let hostname = |name: &str| {
+            let mounts = serde_json::json!([{"destination": "/etc/hostname", "source": path(name)}]);
+            let oci = serde_json::json!({"ociVersion": "1.0.2", "mounts": mounts});
+            Names::of(&serde_json::from_value(oci).unwrap()).hostname
+        };
+        assert_eq!(hostname("hostname").as_deref(), Some("vm"));
+        for other in ["fifo", "link", "none", "."] {
+            assert_eq!(hostname(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod rules;
 mod tests;
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -51,9 +51,6 @@ const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 const ISTIO_INJECT: &str = "sidecar.istio.io/inject";
 /// The gateway's link-local address under masquerade.
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-
-/// The longest file of a pod's `/etc` that is read, bytes.
-const MAX_ETC: u64 = 64 << 10;
 
 /// An interface whose host side is there.
 #[derive(Debug)]
@@ -94,21 +91,9 @@ impl PodFacts {
         Ok(Self {
             status: status.map_err(NetworkError::Status)?.unwrap_or_default(),
             policy: Policy { istio, allow_spoofing },
-            names: names(oci),
+            names: Names::of(oci),
         })
     }
-}
-
-/// What containerd has put into the pod's `/etc`. A pod without it has no names.
-fn names(oci: &Spec) -> Names {
-    let read = |path: &str| {
-        let mount = oci.mounts().iter().flatten().find(|mount| mount.destination() == Path::new(path))?;
-        let file = File::open(mount.source().as_ref()?).ok()?;
-        let mut text = String::new();
-        file.take(MAX_ETC).read_to_string(&mut text).ok()?;
-        Some(text)
-    };
-    Names::read(&read("/etc/resolv.conf").unwrap_or_default(), read("/etc/hostname").as_deref())
 }
 
 /// Why a pod's network can't be had.

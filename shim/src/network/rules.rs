@@ -93,7 +93,8 @@ fn guard(out: &mut String, nic: &NicPlan) -> fmt::Result {
     writeln!(out, "    ip saddr != {{ {} }} drop", set(&ipv4, "0.0.0.0"))?;
     writeln!(out, "    ip6 saddr != {{ {} }} drop", set(&ipv6, "::, fe80::/10"))?;
     writeln!(out, "    ip daddr 127.0.0.0/8 drop")?;
-    writeln!(out, "    meta protocol != {{ ip, ip6, arp }} drop")
+    // As it stands in the frame: behind a tag the rest would be somebody else's network.
+    writeln!(out, "    ether type != {{ ip, ip6, arp }} drop")
 }
 
 fn is_link_local(address: &IpAddr) -> bool {

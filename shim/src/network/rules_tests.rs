@@ -62,6 +62,7 @@ fn a_bridged_guest_has_the_pods_addresses() {
     assert!(text.contains("    ip saddr != { 10.1.1.1, 0.0.0.0 } drop\n"), "{text}");
     assert!(text.contains("    ip6 saddr != { fd00::1, ::, fe80::/10 } drop\n"), "{text}");
     assert!(text.contains("drop\n    fwd to \"eth0\"\n"), "{text}");
+    assert!(text.contains("    ether type != { ip, ip6, arp } drop\n"), "{text}");
     assert!(!text.contains("table inet vireo {"), "{text}");
     // A cable carries what is plugged in, from the guest's card.
     let cable = bridge(&["fe80::7"], Policy::default());

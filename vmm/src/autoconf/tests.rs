@@ -258,3 +258,30 @@ fn it_serves_until_dropped_or_left_alone() {
     handle.stop();
     thread.join().unwrap().unwrap();
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_frame_has_an_answer_that_fits_or_none(
+        kind in 0..4usize,
+        changes in proptest::collection::vec((0..400usize, 0..=255u8), 0..12),
+        more in proptest::collection::vec(0..=255u8, 0..200),
+        len in 0..700usize,
+    ) {
+        let solicit = [&CLIENT_ID[..], &IA, &more].concat();
+        let mut frame = match kind {
+            0 => dhcp(1, Ipv4Addr::UNSPECIFIED, false, &more),
+            1 => dhcpv6(1, &solicit),
+            2 => over_ipv6(58, [&[133, 0, 0, 0, 0, 0, 0, 0], &more[..]].concat()),
+            _ => more,
+        };
+        for (at, value) in changes {
+            if let Some(byte) = frame.get_mut(at) {
+                *byte = value;
+            }
+        }
+        frame.truncate(len);
+        if let Some(answer) = answer(&answers(), GUEST, &frame) {
+            assert!(answer.len() <= MAX_FRAME);
+        }
+    }
+}
