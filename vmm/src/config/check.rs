@@ -125,6 +125,17 @@ pub enum Problem {
     /// Queues of different interfaces.
     #[error("is attached to another interface than the card's first queue")]
     OtherTap,
+    /// Not one for each queue.
+    #[error("{vhosts} for {taps} queues; a card has one for each, or none")]
+    Vhosts {
+        /// Of `/dev/vhost-net`.
+        vhosts: usize,
+        /// Of the tap.
+        taps: usize,
+    },
+    /// A limit on what the kernel moves.
+    #[error("can't be had with a limit, which the host's kernel doesn't know")]
+    LimitedVhost,
     /// An MTU that no IPv4 network has.
     #[error("{0} is less than {MIN_MTU}")]
     Mtu(u16),
@@ -343,7 +354,7 @@ fn check_taps(taps: Vec<FdIndex>, nic: usize, files: &mut Files) -> Result<Vec<F
 fn check_nics(nics: Vec<NicConfig>, files: &mut Files) -> Result<Vec<NicPlan>, ConfigError> {
     let mut plans: Vec<NicPlan> = Vec::with_capacity(nics.len());
     for (i, nic) in nics.into_iter().enumerate() {
-        let NicConfig { name, taps, link_up, mac, mtu, receive_limit, transmit_limit, autoconf } = nic;
+        let NicConfig { name, taps, vhosts, link_up, mac, mtu, receive_limit, transmit_limit, autoconf } = nic;
         check_name(&format!("nics[{i}].name"), &name)?;
         // The group bit of the first octet (IEEE 802-2014 §8.2.2).
         if mac == [0; 6] || mac[0] & 1 != 0 {
@@ -360,7 +371,17 @@ fn check_nics(nics: Vec<NicConfig>, files: &mut Files) -> Result<Vec<NicPlan>, C
         let taps = check_taps(taps, i, files)?;
         let autoconf =
             autoconf.map(|answers| check_autoconf(&format!("nics[{i}].autoconf"), answers, files)).transpose()?;
-        plans.push(NicPlan { name, taps, link_up, mac, mtu, receive_limit, transmit_limit, autoconf });
+        let path = format!("nics[{i}].vhosts");
+        if !vhosts.is_empty() && vhosts.len() != taps.len() {
+            return Err(wrong(path, Problem::Vhosts { vhosts: vhosts.len(), taps: taps.len() }));
+        }
+        if !vhosts.is_empty() && (receive_limit.is_some() || transmit_limit.is_some()) {
+            return Err(wrong(path, Problem::LimitedVhost));
+        }
+        let take =
+            |(queue, index)| files.take(index).and_then(files::vhost_net).map_err(at(format!("{path}[{queue}]")));
+        let vhosts = vhosts.into_iter().enumerate().map(take).collect::<Result<_, _>>()?;
+        plans.push(NicPlan { name, taps, vhosts, link_up, mac, mtu, receive_limit, transmit_limit, autoconf });
     }
     Ok(plans)
 }

@@ -1,4 +1,4 @@
-//! What an open file must be to serve as a machine's kernel, disk, tap or `/dev/kvm`.
+//! What an open file must be to serve as a machine's kernel, disk, tap, `/dev/kvm` or `/dev/vhost-net`.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -10,9 +10,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use super::FdIndex;
 use super::firmware::FirmwareProblem;
 
-/// `/dev/kvm` and `/dev/net/tun`: misc devices with fixed minors (Linux, admin-guide/devices.txt).
+/// `/dev/kvm`, `/dev/net/tun` and `/dev/vhost-net`: misc devices with fixed minors (Linux, admin-guide/devices.txt).
 const KVM_DEVICE: (u64, u64) = (10, 232);
 const TUN_DEVICE: (u64, u64) = (10, 200);
+const VHOST_NET_DEVICE: (u64, u64) = (10, 238);
 /// Flags that a tap must have been attached with, as `TUNGETIFF` tells them.
 const TAP_FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
@@ -208,6 +209,12 @@ pub(super) fn tap(file: File, several: bool) -> Result<(File, [libc::c_char; lib
         return Err(FileProblem::OneQueue);
     }
     Ok((file, request.ifr_name))
+}
+
+pub(super) fn vhost_net(file: File) -> Result<File, FileProblem> {
+    device(&file, VHOST_NET_DEVICE, "/dev/vhost-net")?;
+    readable_and_writable(&file)?;
+    Ok(file)
 }
 
 fn device(file: &File, (major, minor): (u64, u64), needed: &'static str) -> Result<(), FileProblem> {

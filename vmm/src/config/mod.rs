@@ -147,6 +147,8 @@ pub struct NicConfig {
     /// The queues of one tap, one for each pair of the card's, attached with `IFF_NO_PI | IFF_VNET_HDR`, non-blocking; several with
     /// `IFF_MULTI_QUEUE`.
     pub taps: Vec<FdIndex>,
+    /// An open `/dev/vhost-net` for each of them, to have the host's kernel move the packets; or none. Not with a limit.
+    pub vhosts: Vec<FdIndex>,
     /// The cable is plugged in.
     pub link_up: bool,
     /// The guest's hardware address.
@@ -165,7 +167,9 @@ impl NicConfig {
     /// A card on these queues, with nothing special about it.
     pub fn new(name: impl Into<String>, taps: Vec<FdIndex>, mac: [u8; 6]) -> Self {
         let (receive_limit, transmit_limit) = (RateLimit::default(), RateLimit::default());
-        Self { name: name.into(), taps, link_up: true, mac, mtu: None, receive_limit, transmit_limit, autoconf: None }
+        let vhosts = Vec::new();
+        let (link_up, mtu, autoconf) = (true, None, None);
+        Self { name: name.into(), taps, vhosts, link_up, mac, mtu, receive_limit, transmit_limit, autoconf }
     }
 }
 

@@ -110,6 +110,8 @@ pub struct NicPlan {
     pub name: String,
     /// 1 to [`MAX_PAIRS`](super::check::MAX_PAIRS) queues of one tap, attached with `IFF_NO_PI | IFF_VNET_HDR`, non-blocking.
     pub taps: Vec<File>,
+    /// `/dev/vhost-net`, as many as taps or none; none with a limit.
+    pub vhosts: Vec<File>,
     /// The cable is plugged in.
     pub link_up: bool,
     /// Unicast, not zero, no other card's.

@@ -25,6 +25,13 @@ pub struct Rate {
 /// The largest rate and the largest burst.
 pub const MAX_RATE: u64 = 1 << 48;
 
+impl RateLimit {
+    /// Whether it bounds anything.
+    pub fn is_some(self) -> bool {
+        self.bytes.is_some() || self.operations.is_some()
+    }
+}
+
 impl Rate {
     /// A tenth of a second's worth at once: long enough that nobody sees the steps, short enough that an average holds.
     pub fn new(per_second: u64) -> Self {

@@ -6,6 +6,8 @@ use seccompiler::{
     BackendError, SeccompCmpArgLen as Width, SeccompCmpOp as Op, SeccompCondition as Condition, SeccompRule as Rule,
 };
 
+use vhost::vhost_kern::vhost_binding as vhost;
+
 /// A system call and its rules, of which one must match; none means that any arguments will do.
 pub(super) struct AllowList(pub(super) BTreeMap<i64, Vec<Rule>>);
 
@@ -74,6 +76,24 @@ mod file {
     pub(super) const TUNSETVNETHDRSZ: u64 = 0x4004_54D8;
     /// A driver uses more or fewer of the tap's queues.
     pub(super) const TUNSETQUEUE: u64 = 0x4004_54D9;
+}
+
+/// Handing a network card's queues to the host's kernel, and taking them back.
+fn vhost_net() -> [u64; 12] {
+    [
+        vhost::VHOST_SET_OWNER(),
+        vhost::VHOST_RESET_OWNER(),
+        vhost::VHOST_GET_FEATURES(),
+        vhost::VHOST_SET_FEATURES(),
+        vhost::VHOST_SET_MEM_TABLE(),
+        vhost::VHOST_SET_VRING_NUM(),
+        vhost::VHOST_SET_VRING_ADDR(),
+        vhost::VHOST_SET_VRING_BASE(),
+        vhost::VHOST_SET_VRING_KICK(),
+        vhost::VHOST_SET_VRING_CALL(),
+        vhost::VHOST_SET_VRING_ERR(),
+        vhost::VHOST_NET_SET_BACKEND(),
+    ]
 }
 
 /// What every thread of a Rust program on glibc does, and nothing that tells it of the host.
@@ -162,6 +182,7 @@ pub(super) fn main() -> Result<AllowList, BackendError> {
     list.kvm(kvm::BUILD)?;
     list.kvm(kvm::CONTROL)?;
     list.ioctls(&[file::FIONBIO, file::TUNSETOFFLOAD, file::TUNSETVNETHDRSZ, file::TUNSETQUEUE])?;
+    list.ioctls(&vhost_net())?;
     // A thread that will run a vCPU binds itself, and none but itself, to a host CPU.
     list.only(libc::SYS_sched_setaffinity, 0, Op::Eq, 0)?;
     // RAM is sealed, disk images are locked.

@@ -199,6 +199,8 @@ fn plug_virtio(plan: &MachinePlan, hub: &Arc<Hub>, pci: &Arc<PciRoot>) -> Result
         let link = Link::new(nic.link_up);
         let card = Net::new(nic.name.clone(), taps, nic.mac, nic.mtu, link.clone());
         let mut card = card.map_err(host("nic", &nic.name, "its tap"))?;
+        let vhosts = nic.vhosts.iter().map(File::try_clone).collect::<io::Result<_>>();
+        card.accelerate(vhosts.map_err(host("nic", &nic.name, "dup of its vhost-net"))?);
         card.limit(Limiters::new(nic.receive_limit, nic.transmit_limit));
         links.push(link);
         nic_slots.push(pci.add_virtio(Box::new(card))?);

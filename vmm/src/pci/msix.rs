@@ -104,6 +104,17 @@ impl Msix {
         true
     }
 
+    /// Whether MSI-X is on.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::Acquire)
+    }
+
+    /// What raises a vector when it is written, for as long as MSI-X is on. A masked vector's interrupt waits in it.
+    pub fn event(&self, vector: u16) -> Option<EventFd> {
+        let event = self.events.get(usize::from(vector)).filter(|_| self.is_enabled())?;
+        event.try_clone().ok()
+    }
+
     /// Reads the vector table. 4 and 8 bytes are the sizes that the standard allows; others read as zero.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

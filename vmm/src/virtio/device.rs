@@ -31,6 +31,11 @@ pub enum DeviceId {
 pub trait Notify: Send + Sync + std::fmt::Debug {
     /// Used buffers are in queue `index`.
     fn queue(&self, index: u16);
+    /// What raises queue `index`'s interrupt when it is written, if it has one. That changes when the driver changes vectors, of
+    /// which the device is told by [`VirtioDevice::rewire`].
+    fn direct(&self, _index: u16) -> Option<EventFd> {
+        None
+    }
     /// The configuration space changed (virtio 1.3 §2.5): bumps its generation too.
     fn config(&self);
     /// The device can't go on (DEVICE_NEEDS_RESET, virtio 1.3 §2.1.1).
@@ -106,6 +111,8 @@ pub trait VirtioDevice: Send + std::fmt::Debug {
     /// its queues, or couldn't be finished, are kept for later. Comes once before each [`VirtioDevice::resume`], also to an
     /// inactive device.
     fn pause(&mut self);
+    /// What [`Notify::direct`] says may have changed. Comes from the event thread, to active devices.
+    fn rewire(&mut self) {}
     /// Goes on. Every queue is kicked afterwards: a kick that came during the pause need not be remembered.
     fn resume(&mut self);
 }

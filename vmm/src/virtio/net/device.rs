@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_bindings::virtio_net as vn;
 
 use super::control::Control;
-use super::link::Link;
-use super::pairs::{Common, Pairs};
+use super::link::{Link, Watcher};
+use super::pairs::{Common, Pairs, Ring};
 use super::receive::Mode;
 use super::tap::Tap;
 use super::{ETHERNET, HEADER, MAX_PACKET};
@@ -53,6 +53,8 @@ pub struct Net {
     name: String,
     /// The tap's queues; one for each pair.
     taps: Vec<Arc<Tap>>,
+    /// The kernel's part, one for each pair or none.
+    vhosts: Vec<Arc<File>>,
     mtu: Option<u16>,
     link: Link,
     limiters: Limiters,
@@ -82,6 +84,11 @@ impl Net {
         Ok(Self::on(name, taps, mac, mtu, link))
     }
 
+    /// Has the host's kernel serve its pairs: `vhosts` are open `/dev/vhost-net`, one for each. It knows of no limits.
+    pub fn accelerate(&mut self, vhosts: Vec<File>) {
+        self.vhosts = vhosts.into_iter().map(Arc::new).collect();
+    }
+
     /// Bounds what passes from now on.
     pub fn limit(&mut self, limiters: Limiters) {
         self.limiters = limiters;
@@ -98,6 +105,7 @@ impl Net {
         Self {
             name,
             taps: taps.into_iter().map(Arc::new).collect(),
+            vhosts: Vec::new(),
             mtu,
             link,
             limiters: Limiters::default(),
@@ -123,19 +131,29 @@ impl Net {
         }
         let mut take = |index: usize| {
             let at = queues.iter().position(|queue| usize::from(queue.index) == index)?;
-            Some(Virtqueue::new(queues.swap_remove(at), Arc::clone(&notify)))
+            Some(queues.swap_remove(at))
         };
         // A driver that knows of one pair only has its control queue right after it (virtio 1.3 §5.1.2).
         let most = if features & 1 << vn::VIRTIO_NET_F_MQ != 0 { self.taps.len() } else { 1 };
-        let both = |pair: usize| Some([take(2 * pair)?, take(2 * pair + 1)?]);
-        let pairs: Vec<_> = (0..most).map(both).collect();
+        let both = |pair: usize| Some([take(2 * pair)?, take(2 * pair + 1)?].map(Ring::new));
+        let rings: Vec<_> = (0..most).map(both).collect();
         let control = take(2 * most).filter(|_| features & 1 << vn::VIRTIO_NET_F_CTRL_VQ != 0);
-        let (name, mode, link) = (self.name.clone(), self.mode(features), self.link.clone());
-        let common = Common { name, ram: ram.clone(), mode, link, limiters: self.limiters.clone() };
-        let mut pairs = Pairs::new(common, self.taps.clone(), pairs);
+        let common = Common {
+            name: self.name.clone(),
+            ram: ram.clone(),
+            mode: self.mode(features),
+            link: self.link.clone(),
+            limiters: self.limiters.clone(),
+            features,
+            notify: Arc::clone(&notify),
+            events: events.clone(),
+        };
+        let mut pairs = Pairs::new(common, &self.taps, &self.vhosts, rings);
         pairs.serve(1)?;
         let pairs = Arc::new(Mutex::new(pairs));
+        let watching = Arc::downgrade(&pairs);
         let control = control.map(|queue| {
+            let queue = Virtqueue::new(queue, Arc::clone(&notify));
             let kick = queue.kick().try_clone()?;
             let offloads = SWITCHABLE.iter().fold(0, |bits, bit| bits | 1 << bit) & features;
             let most = u16::try_from(most).unwrap_or(u16::MAX);
@@ -145,7 +163,7 @@ impl Net {
         });
         let host = |source| ActivateError::Host { what: "control queue's eventfd", source };
         self.active = Some(Active { pairs, control: control.transpose().map_err(host)? });
-        self.link.watch(Some(notify));
+        self.link.watch(Some(Watcher { driver: notify, pairs: watching }));
         Ok(())
     }
 }
@@ -201,6 +219,12 @@ impl VirtioDevice for Net {
         if let Some(active) = &self.active {
             active.control.iter().for_each(|control| control.set_paused(true));
             active.pairs().pause();
+        }
+    }
+
+    fn rewire(&mut self) {
+        if let Some(active) = &self.active {
+            active.pairs().rewire();
         }
     }
 

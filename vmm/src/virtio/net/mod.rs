@@ -1,4 +1,5 @@
-//! virtio-net (virtio 1.3 §5.1): a network card on a tap, one or several pairs of queues, each queue served on a thread of its own.
+//! virtio-net (virtio 1.3 §5.1): a network card on a tap, one or several pairs of queues, each queue served on a thread of its own, or
+//! each pair by the host's kernel (vhost-net).
 //!
 //! Packets pass between the tap and the guest's memory without a copy in between, with their `virtio_net_hdr`: checksums
 //! and segmentation are left to the other side wherever both agreed on it.
@@ -11,7 +12,10 @@ mod receive;
 pub mod request;
 mod tap;
 mod transmit;
+mod vhost;
 
+#[cfg(test)]
+mod kernel_tests;
 #[cfg(test)]
 mod tests;
 

@@ -19,25 +19,29 @@ use crate::virtio::testing::{DATA, DriverQueue, EventThread, Part, Told, activat
 use crate::virtio::virtqueue::Virtqueue;
 
 const MERGEABLE: u64 = 1 << 15;
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(super) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// A card whose tap is one end of a packet socket pair.
-struct Rig {
-    net: Net,
-    wire: UnixDatagram,
-    receive: DriverQueue,
-    transmit: DriverQueue,
-    told: Arc<Told>,
+pub(super) struct Rig {
+    pub net: Net,
+    pub wire: UnixDatagram,
+    pub receive: DriverQueue,
+    pub transmit: DriverQueue,
+    pub told: Arc<Told>,
     link: Link,
     _events: EventThread,
 }
 
 impl Rig {
     fn start(features: u64) -> Self {
-        Self::limited(features, Limiters::default())
+        Self::with(features, |_| {})
     }
 
     fn limited(features: u64, limiters: Limiters) -> Self {
+        Self::with(features, |net| net.limit(limiters))
+    }
+
+    pub fn with(features: u64, change: impl FnOnce(&mut Net)) -> Self {
         let events = EventThread::start();
         let (wire, tap) = UnixDatagram::pair().unwrap();
         tap.set_nonblocking(true).unwrap();
@@ -45,14 +49,14 @@ impl Rig {
         let link = Link::new(true);
         let mut net =
             Net::on("test".into(), vec![Tap::socket(File::from(OwnedFd::from(tap)))], MAC, Some(1500), link.clone());
-        net.limit(limiters);
+        change(&mut net);
         let (ram, told) = (ram(), Arc::new(Told::default()));
         let (receive, transmit) = (DriverQueue::new(&ram, 0x1000, 64), DriverQueue::new(&ram, 0x5000, 64));
         net.start(activation(&[&receive, &transmit], features, &told, &events.handle)).unwrap();
         Self { net, wire, receive, transmit, told, link, _events: events }
     }
 
-    fn send(&self, len: usize) -> Vec<u8> {
+    pub fn send(&self, len: usize) -> Vec<u8> {
         let packet: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
         self.wire.send(&packet).unwrap();
         packet
@@ -313,7 +317,7 @@ proptest! {
 }
 
 /// A real tap in a network namespace of its own; needs root.
-mod real {
+pub(super) mod real {
     use super::*;
     use std::os::fd::{AsRawFd, FromRawFd};
 
@@ -344,7 +348,7 @@ mod real {
     }
 
     /// A tap that is up, and a packet socket on the host's side of it.
-    fn tap(queues: usize) -> (Vec<File>, File) {
+    pub fn tap(queues: usize) -> (Vec<File>, File) {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         let taps = open_tap("vireo0", queues).unwrap();
         let mut request = request();

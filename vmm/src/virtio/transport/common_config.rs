@@ -14,6 +14,8 @@ use crate::virtio::device::Notify;
 
 /// Bytes of the structure, without the fields of features that aren't offered.
 pub const SIZE: u64 = 56;
+/// Where `queue_msix_vector` is.
+pub const QUEUE_VECTOR: u64 = 26;
 /// Feature bits of the transport and the rings (virtio 1.3 §6).
 pub mod feature {
     /// VIRTIO_F_INDIRECT_DESC.
@@ -129,7 +131,7 @@ impl CommonConfig {
             // queue_select and queue_notify_off: a queue's place on the notification page is its index.
             (22 | 30, 2) => self.queue_select.into(),
             (24, 2) => queue.size.into(),
-            (26, 2) => self.signals.queue_vector(self.queue_select).into(),
+            (QUEUE_VECTOR, 2) => self.signals.queue_vector(self.queue_select).into(),
             (28, 2) => queue.enabled.into(),
             (32, 4 | 8) => queue.desc,
             (36, 4) => queue.desc >> 32,
@@ -165,7 +167,7 @@ impl CommonConfig {
             (16, 2) => self.signals.set_config_vector(value as u16),
             (20, 1) => return self.write_status(value as u8),
             (22, 2) => self.queue_select = value as u16,
-            (26, 2) => self.signals.set_queue_vector(self.queue_select, value as u16),
+            (QUEUE_VECTOR, 2) => self.signals.set_queue_vector(self.queue_select, value as u16),
             (24 | 28 | 32..56, _) => self.write_queue(offset, len, value),
             _ => {}
         }

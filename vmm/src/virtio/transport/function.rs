@@ -10,7 +10,7 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::capability::{self, MAX_QUEUES, NOTIFY_MULTIPLIER, layout, window};
-use super::common_config::CommonConfig;
+use super::common_config::{self, CommonConfig};
 use super::signals::Signals;
 use super::status::{Phase, Step};
 use crate::bus::BusDevice;
@@ -184,6 +184,17 @@ impl VirtioPci {
         }
     }
 
+    /// Tells a running device of another way to its driver, on the event thread.
+    fn vectors_changed(&self, registers: &Registers) {
+        if let (Running::Yes, Some(this)) = (registers.running, self.this.upgrade()) {
+            self.host.events.run(move |_| {
+                if this.registers().running == Running::Yes {
+                    this.device().rewire();
+                }
+            });
+        }
+    }
+
     fn kick_all(&self) {
         for kick in &self.kicks {
             // Fails only when the counter is full, and then the queue is awake anyway.
@@ -263,8 +274,12 @@ impl PciFunction for VirtioPci {
         registers.config.write(offset, data);
         self.follow_bar(&mut registers);
         let control = registers.config.u16(usize::from(self.msix_capability) + 2);
+        let was_enabled = self.signals.msix().is_enabled();
         if self.signals.msix().set_control(control).is_err() {
             self.signals.failed();
+        }
+        if self.signals.msix().is_enabled() != was_enabled {
+            self.vectors_changed(&registers);
         }
         let target = self.window_target(&registers, offset, data.len());
         drop(registers);
@@ -332,6 +347,9 @@ impl BusDevice for VirtioPci {
                 let mut registers = self.registers();
                 let step = registers.common.write(at, data);
                 self.take_step(&mut registers, step);
+                if at == common_config::QUEUE_VECTOR {
+                    self.vectors_changed(&registers);
+                }
             }
             layout::DEVICE => self.device().write_config(at, data),
             layout::NOTIFY => {

@@ -4,6 +4,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 
+use vmm_sys_util::eventfd::EventFd;
+
 use crate::pci::msix::Msix;
 use crate::virtio::device::Notify;
 
@@ -104,6 +106,10 @@ impl Signals {
 impl Notify for Signals {
     fn queue(&self, index: u16) {
         self.raise(self.queue_vector(index), ISR_QUEUE);
+    }
+
+    fn direct(&self, index: u16) -> Option<EventFd> {
+        self.msix.event(self.queue_vector(index))
     }
 
     fn config(&self) {
