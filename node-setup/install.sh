@@ -5,7 +5,8 @@
 #   install.sh --uninstall [--no-restart]
 #
 # Installs containerd-shim-vireo-v2, vireo-vmm and vireo into /usr/local/bin, writes /etc/vireo/config.json, lets guests have
-# transparent huge pages (/etc/tmpfiles.d/vireo.conf), adds the runtime `vireo` to /etc/containerd/config.toml (version 2:
+# transparent huge pages (/etc/tmpfiles.d/vireo.conf), loads the modules tun and vhost_net, now and at boot
+# (/etc/modules-load.d/vireo.conf; without the second the VMM moves packets itself), adds the runtime `vireo` to /etc/containerd/config.toml (version 2:
 # containerd 1.6 and newer; version 3 and 4: 2.0 and newer), and restarts containerd if that file has changed and systemd runs it.
 #
 #   --bin FOLDER         where the binaries are; else beside this script's folder (bin, or a build's release or debug folder)
@@ -29,6 +30,7 @@ root=${DESTDIR:-}
 bin_dir=$root/usr/local/bin
 node_config=$root/etc/vireo/config.json
 tmpfiles=$root/etc/tmpfiles.d/vireo.conf
+modules=$root/etc/modules-load.d/vireo.conf
 huge_pages=/sys/kernel/mm/transparent_hugepage/shmem_enabled
 containerd_config=$root/etc/containerd/config.toml
 from='' kernel='' initrd='' uninstall=false restart=true
@@ -127,7 +129,7 @@ if [ $uninstall = true ]; then
     for name in $binaries; do
         [ ! -e "$bin_dir/$name" ] || { rm -f "$bin_dir/$name"; say "$bin_dir/$name: removed"; }
     done
-    rm -f "$node_config" "$tmpfiles"
+    rm -f "$node_config" "$tmpfiles" "$modules"
     rmdir "$root/etc/vireo" 2> /dev/null || :
     restart_containerd
     exit 0
@@ -180,6 +182,17 @@ TMPFILES
 if [ -z "$root" ] && grep -q '\[never\]' $huge_pages 2> /dev/null; then
     # A container's /sys is read-only; the next boot does it then.
     if (echo advise > $huge_pages) 2> /dev/null; then say "$huge_pages: advise"; fi
+fi
+
+# Taps, and the kernel's own way between a tap and a guest, which not every kernel has. A module may be built in.
+if replace "$modules" << MODULES; then say "$modules: written"; fi
+tun
+vhost_net
+MODULES
+if [ -z "$root" ] && command -v modprobe > /dev/null; then
+    for module in tun vhost_net; do
+        modprobe -q "$module" || say "the module $module does not load"
+    done
 fi
 
 # containerd. In TOML a table may stand anywhere in the file: ours goes to its end. (A drop-in under `imports` would

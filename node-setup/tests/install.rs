@@ -83,7 +83,8 @@ fn installs_once_and_leaves_nothing() {
     assert_eq!(fs::read_to_string(node.at("root/etc/vireo/config.json")).unwrap(), "{}\n");
     let huge_pages = fs::read_to_string(node.at("root/etc/tmpfiles.d/vireo.conf")).unwrap();
     assert_eq!(huge_pages, "w /sys/kernel/mm/transparent_hugepage/shmem_enabled - - - - advise\n");
-    assert_eq!(node.files().len(), BINARIES.len() + 3);
+    assert_eq!(fs::read_to_string(node.at("root/etc/modules-load.d/vireo.conf")).unwrap(), "tun\nvhost_net\n");
+    assert_eq!(node.files().len(), BINARIES.len() + 4);
     let inodes = || node.files().iter().map(|path| fs::metadata(path).unwrap().ino()).collect::<Vec<_>>();
     let before = inodes();
 

@@ -35,6 +35,9 @@ pub struct NodeConfig {
     /// Let firmware's messages go to the VMM's log.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub firmware_log: bool,
+    /// Whether the host's kernel moves guests' packets (vhost-net); where left out, it does if it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vhost_net: Option<bool>,
     /// Let guests send with any hardware and IP address.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_spoofing: bool,

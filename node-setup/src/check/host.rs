@@ -70,6 +70,14 @@ pub(super) fn tun() -> Checked {
     }
 }
 
+/// Whether the kernel can move guests' packets. It need not.
+pub(super) fn vhost_net() -> String {
+    match OpenOptions::new().read(true).write(true).open("/dev/vhost-net") {
+        Ok(_) => "/dev/vhost-net".to_owned(),
+        Err(error) => format!("none, the VMM moves packets itself ({error}; modprobe vhost_net may help)"),
+    }
+}
+
 /// The pod's NAT can be made.
 pub(super) fn nft() -> Checked {
     let remedy = "install the package nftables";

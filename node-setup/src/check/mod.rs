@@ -43,6 +43,7 @@ pub(crate) fn check() -> ExitCode {
         Finding::new("kernel", host::kernel()),
         Finding::new("cgroup v2", host::cgroup()),
         Finding::new("tun", host::tun()),
+        Finding::new("vhost-net", Ok(host::vhost_net())),
         Finding::new("nft", host::nft()),
         Finding::new("binaries", host::binaries()),
         Finding::new("node config", host::node_config()),

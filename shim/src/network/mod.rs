@@ -25,6 +25,7 @@ mod relay;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod vhost;
 
 use std::fs::File;
 use std::io;
@@ -44,6 +45,7 @@ pub use link::{PodLink, PodRoute};
 pub use plan::{Attached, Binding, NetworkStatus, NicPlan, Port, Protocol, Side, Wish, wishes};
 use relay::Relay;
 pub use rules::Policy;
+pub use vhost::accelerate;
 
 /// Multus' word on the pod's interfaces.
 const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
@@ -59,6 +61,8 @@ pub struct PlannedNic {
     pub name: String,
     /// The tap's queues.
     pub taps: Vec<File>,
+    /// A `/dev/vhost-net` for each of them, or none.
+    pub vhosts: Vec<File>,
     /// Its cable is plugged in.
     pub link_up: bool,
     /// The guest's hardware address.
@@ -206,6 +210,7 @@ impl Attachment {
             Ok(PlannedNic {
                 name: plan.name.clone(),
                 taps: taps.iter().map(File::try_clone).collect::<io::Result<_>>()?,
+                vhosts: Vec::new(),
                 link_up: plan.link_up,
                 mac: plan.mac,
                 mtu: Some(plan.uplink.mtu),

@@ -88,7 +88,8 @@ impl Inputs {
             }
             _ => None,
         };
-        let nics = network.as_mut().map(Attachment::nics).transpose().context("tap")?.unwrap_or_default();
+        let mut nics = network.as_mut().map(Attachment::nics).transpose().context("tap")?.unwrap_or_default();
+        network::accelerate(&mut nics, &limits, &node);
         let place = Place::Pod { oci: &self.oci, rootfs: &self.rootfs };
         let plan =
             translate(Source { name: &self.name, spec: spec.as_ref(), limits: &limits, place, node: &node, nics })?;

@@ -222,12 +222,13 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     };
     let boot = boot::boot(&source, &files, root, &disks, &mut fds)?;
     let nics = source.nics.into_iter().map(|nic| {
-        let taps = nic.taps.into_iter().map(|tap| fds.add(tap)).collect::<Result<_, _>>()?;
+        let mut add = |files: Vec<File>| files.into_iter().map(|file| fds.add(file)).collect::<Result<_, _>>();
+        let (taps, vhosts) = (add(nic.taps)?, add(nic.vhosts)?);
         let autoconf = nic.autoconf.map(|(socket, answers)| {
             Ok::<_, TranslateError>(AutoconfConfig { socket: fds.add(socket.into())?, answers })
         });
-        let autoconf = autoconf.transpose()?;
-        Ok(NicConfig { link_up: nic.link_up, mtu: nic.mtu, autoconf, ..NicConfig::new(nic.name, taps, nic.mac) })
+        let (link_up, mtu, autoconf) = (nic.link_up, nic.mtu, autoconf.transpose()?);
+        Ok(NicConfig { vhosts, link_up, mtu, autoconf, ..NicConfig::new(nic.name, taps, nic.mac) })
     });
     let mut nics = nics.collect::<Result<Vec<_>, TranslateError>>()?;
     annotations::limit(source.limits, &mut disks, &mut nics)?;

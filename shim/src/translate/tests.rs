@@ -53,6 +53,7 @@ impl Pod {
         let nic = || PlannedNic {
             name: "default".into(),
             taps: vec![null(), null()],
+            vhosts: vec![null(), null()],
             link_up: true,
             mac: [2, 0, 0, 0, 0, 1],
             mtu: Some(1400),

@@ -2,7 +2,7 @@
 
 use super::{
     Scenario, boots, channels, churn, control, deaths, debian, disks, endings, jail, limits, network, refusals,
-    run_command,
+    run_command, vhost,
 };
 
 /// Every scenario.
@@ -10,6 +10,7 @@ pub fn all() -> Vec<Scenario> {
     [
         boots::SCENARIOS,
         network::SCENARIOS,
+        vhost::SCENARIOS,
         channels::SCENARIOS,
         jail::SCENARIOS,
         endings::SCENARIOS,

@@ -27,6 +27,7 @@ mod local_machine;
 mod network;
 mod refusals;
 mod run_command;
+mod vhost;
 
 pub use bench::Bench;
 pub use eventually::{eventually, until};
