@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use seccompiler::{
     BackendError, SeccompCmpArgLen as Width, SeccompCmpOp as Op, SeccompCondition as Condition, SeccompRule as Rule,
 };
-
 use vhost::vhost_kern::vhost_binding as vhost;
 
 /// A system call and its rules, of which one must match; none means that any arguments will do.

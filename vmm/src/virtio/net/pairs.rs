@@ -102,8 +102,8 @@ impl Ring {
 }
 
 impl Pairs {
-    /// Pairs of queues, each on its own queue of the tap; none is served yet, and those that the driver has no rings for never are. `vhosts` are the kernel's part, one for each pair if there
-    /// is any.
+    /// Pairs of queues, each on its own queue of the tap; none is served yet, and those that the driver has no rings for never are.
+    /// `vhosts` are the kernel's part, one for each pair if there is any.
     pub fn new(common: Common, taps: &[Arc<Tap>], vhosts: &[Arc<File>], rings: Vec<Option<[Ring; 2]>>) -> Self {
         let mut rings = rings.into_iter();
         let pair = |(i, tap)| {
