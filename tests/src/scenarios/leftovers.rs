@@ -16,7 +16,7 @@ const FOLDERS: [&str; 8] = [
     "/run/containerd/fifo",
     "/run/containerd/io.containerd.runtime.v2.task",
     "/run/containerd/io.containerd.grpc.v1.cri",
-    "/run/netns",
+    "/var/run/netns",
     "/run/vireo",
     "/var/lib/cni/networks",
     "/tmp",

@@ -1,16 +1,26 @@
 //! The guest is where its pod is.
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 
 use super::{
     Bench, Scenario,
     eventually::LIMIT,
     pod::{PROMPT, PodSpec, vmi},
 };
+use crate::cri::attach::Attached;
+
+/// Has the guest's shell ask for an address and show what it is told: name, address, router, MTU.
+fn show_lease(console: &mut Attached, interface: &str) -> Result<()> {
+    console.send("printf '#!/bin/sh\\necho LEASE=$hostname=$ip/$mask=$router=$mtu=\\n' > /tmp/show\n")?;
+    console.send(&format!("chmod +x /tmp/show; udhcpc -q -n -i {interface} -O mtu -s /tmp/show\n"))
+}
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("guest_answers_on_the_pod_s_address", answers),
     Scenario::each("guest_reaches_out_through_the_pod", reaches_out),
+    Scenario::once("guest_is_told_its_address", told),
+    Scenario::once("bridged_guest_takes_the_pod_s_address", bridged),
     Scenario::once("a_card_has_a_queue_pair_for_each_vcpu", queues),
 ];
 
@@ -51,4 +61,37 @@ fn reaches_out(bench: &mut Bench) -> Result<()> {
     ensure!(answer.contains("console=ttyS0"), "{answer}");
     second.remove(bench)?;
     first.remove(bench)
+}
+
+fn told(bench: &mut Bench) -> Result<()> {
+    // It asks by itself while it boots, and is reached where it was told to be.
+    let mut pod = bench.pod(PodSpec::described(&vmi("ip=dhcp")))?;
+    pod.create(bench)?;
+    pod.start(bench)?;
+    let mut console = pod.attach(bench)?;
+    console.wait_for(PROMPT, LIMIT)?;
+    ensure!(pod.http("/")?.starts_with("hello from"), "something else answers on {}", pod.ip);
+    show_lease(&mut console, "eth0")?;
+    let answer = console.wait_for("=1500=", LIMIT)?;
+    ensure!(answer.contains("LEASE=pod-") && answer.contains("=10.0.2.2/24=10.0.2.1="), "{answer}");
+    pod.remove(bench)
+}
+
+fn bridged(bench: &mut Bench) -> Result<()> {
+    let mut spec = vmi("ip=dhcp");
+    spec["domain"]["devices"]["interfaces"] = json!([{"name": "default", "bridge": {}}]);
+    let mut pod = bench.pod(PodSpec::described(&spec))?;
+    pod.create(bench)?;
+    pod.start(bench)?;
+    let mut console = pod.attach(bench)?;
+    console.wait_for(PROMPT, LIMIT)?;
+    ensure!(pod.http("/")?.starts_with("hello from"), "something else answers on {}", pod.ip);
+    console.send("ip -o -4 addr show eth0\n")?;
+    console.wait_for(&format!("inet {}/16", pod.ip), LIMIT)?;
+    // As somebody else it isn't heard: the gateway answers the pod's address only.
+    console.send("ip addr add 10.88.99.99/16 dev eth0; ping -c 1 -W 2 -I 10.88.99.99 10.88.0.1; echo it=$?=\n")?;
+    console.wait_for("it=1=", LIMIT)?;
+    console.send("ping -c 1 -W 9 10.88.0.1; echo it=$?=\n")?;
+    console.wait_for("it=0=", LIMIT)?;
+    pod.remove(bench)
 }

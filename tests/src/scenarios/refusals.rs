@@ -16,6 +16,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("malformed_annotation_is_refused", malformed_annotation),
     Scenario::each("unknown_field_is_refused", unknown_field),
     Scenario::each("absurd_sizes_are_refused", absurd_sizes),
+    Scenario::once("networks_that_clash_are_refused", clashes),
     Scenario::each("cpu_that_the_node_lacks_is_refused", no_such_cpu),
     Scenario::each("kernel_that_is_none_is_refused", no_kernel),
     Scenario::each("image_without_a_disk_is_refused", no_disk),
@@ -66,6 +67,38 @@ fn absurd_sizes(bench: &mut Bench) -> Result<()> {
         refused(bench, PodSpec::described(&spec), &[word]).with_context(|| format!("{path} = {value}"))?;
     }
     Ok(())
+}
+
+fn clashes(bench: &mut Bench) -> Result<()> {
+    let interfaces = "/domain/devices/interfaces";
+    let cases: [(&str, Value, &[&str]); 4] = [
+        (
+            interfaces,
+            json!([{"name": "default", "masquerade": {}, "ports": [{"port": 70000}]}]),
+            &["interfaces[0].ports[0].port: 70000"],
+        ),
+        (
+            interfaces,
+            json!([
+                {"name": "default", "masquerade": {}, "macAddress": "02:00:00:00:00:01"},
+                {"name": "red", "bridge": {}, "macAddress": "02:00:00:00:00:01"},
+            ]),
+            &["interfaces[1].macAddress: is the address of domain.devices.interfaces[0] already"],
+        ),
+        ("/networks/0/pod", json!({"vmNetworkCIDR": "10.88.7.0/24"}), &["10.88.7.0/24", "vmNetworkCIDR"]),
+        ("/networks/0", json!({"name": "default", "multus": {"networkName": "red"}}), &["masquerade"]),
+    ];
+    for (path, value, words) in cases {
+        let mut spec = vmi("");
+        spec["networks"] = json!([{"name": "default", "pod": {}}]);
+        *spec.pointer_mut(path).context("the spec has the field")? = value.clone();
+        refused(bench, PodSpec::described(&spec), words).with_context(|| format!("{path} = {value}"))?;
+    }
+    // It is well said, but nobody has attached it.
+    let mut spec = vmi("");
+    spec["domain"]["devices"]["interfaces"][0] = json!({"name": "default", "bridge": {}});
+    spec["networks"][0] = json!({"name": "default", "multus": {"networkName": "red"}});
+    refused(bench, PodSpec::described(&spec), &["the pod has no interface pod", "networks"])
 }
 
 fn no_such_cpu(bench: &mut Bench) -> Result<()> {
