@@ -29,3 +29,9 @@ pub const CLAIMS_DIR: &str = "/var/run/kubevirt-private/vmi-disks";
 
 /// Name of the disk image in a claim with a file system (KubeVirt's and CDI's).
 pub const CLAIM_IMAGE: &str = "disk.img";
+
+/// Folder of a container where the claim with a machine's own state is mounted: EFI's variables (KubeVirt's place).
+pub const VARIABLES_DIR: &str = "/var/lib/libvirt/qemu/nvram";
+
+/// Name of the file with EFI's variables there. A claim has one machine.
+pub const VARIABLES_FILE: &str = "VARS.fd";

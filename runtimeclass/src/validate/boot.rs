@@ -48,10 +48,6 @@ fn bootloader(firmware: &Firmware, rules: &mut Rules<'_>) {
     if efi.secure_boot == Some(true) {
         rules.refuse(format_args!("{at}.efi.secureBoot"), NO_SECURE_BOOT);
     }
-    if efi.persistent == Some(true) {
-        let what = "true is not supported by vireo; the variables last as long as the machine";
-        rules.refuse(format_args!("{at}.efi.persistent"), what);
-    }
 }
 
 /// Places are unique among disks and interfaces, and whatever has one must be able to boot.

@@ -216,12 +216,6 @@ fn each_wrong_value_is_refused_by_its_path() {
              need system management mode",
         ),
         (
-            "/domain/firmware",
-            json!({"bootloader": {"efi": {"persistent": true}}}),
-            "spec.domain.firmware.bootloader.efi.persistent: true is not supported by vireo; the variables last as long as \
-             the machine",
-        ),
-        (
             "/domain/devices/disks/0/bootOrder",
             json!(0),
             "spec.domain.devices.disks[0].bootOrder: 0; places begin with 1",

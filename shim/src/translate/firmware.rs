@@ -1,5 +1,5 @@
-//! Firmware: the node's own, as its distribution packages it. EFI's variables are a copy of the empty ones, in memory, and last as
-//! long as the machine: over its resets, not over a restart of its pod.
+//! Firmware: the node's own, as its distribution packages it. EFI's variables are a copy of the empty ones: in a claim of the
+//! pod's if they are to be persistent, else in memory, and then they last over the machine's resets, not over a restart of its pod.
 
 use std::fs::File;
 use std::io;
@@ -8,14 +8,11 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vireo_runtimeclass::kubevirt::v1::Bootloader;
-use vireo_vmm::config::{BootConfig, BootDevice, DiskConfig, FirmwareConfig};
+use vireo_vmm::config::{BootConfig, BootDevice, DiskConfig, FirmwareConfig, JailConfig};
 
-use super::{Fds, Source, TranslateError};
+use super::{Fds, Place, Source, TranslateError, pod_identity};
 use crate::node_config::{BIOS, EFI_CODE, EFI_VARIABLES};
-use crate::volume::{Purpose, open_local};
-
-/// No template of variables is larger: a flash has 16 MiB at most.
-const MAX_VARIABLES: u64 = 16 << 20;
+use crate::volume::{MAX_VARIABLES, Purpose, claim_variables, open_local};
 
 /// A file of firmware: where it is by default, and what to do where it isn't.
 struct Kind {
@@ -51,10 +48,25 @@ pub(super) fn firmware(
 ) -> Result<BootConfig, TranslateError> {
     let [bios, code, variables] = &KINDS;
     let node = source.node;
-    let firmware = if bootloader.is_some_and(|bootloader| bootloader.efi.is_some()) {
+    let firmware = if let Some(efi) = bootloader.and_then(|bootloader| bootloader.efi.as_ref()) {
         let code = code.open(node.efi_code.as_ref())?;
         let template = variables.open(node.efi_variables.as_ref())?;
-        let own = copy(&template).map_err(|error| variables.failed(error.into()))?;
+        let own = match (&source.place, efi.persistent) {
+            (Place::Pod { oci, .. }, Some(true)) => {
+                let JailConfig { uid, gid } = pod_identity(oci);
+                let what = || "spec.domain.firmware.bootloader.efi.persistent".to_owned();
+                claim_variables(oci, (uid, gid), &template)
+                    .map_err(|source| TranslateError::Boot { what: what(), source })?
+            }
+            (Place::Local { .. }, Some(true)) => {
+                let path = "spec.template.spec.domain.firmware.bootloader.efi.persistent".to_owned();
+                return Err(TranslateError::Field {
+                    path,
+                    what: "vireo run has no place for the variables; leave it out",
+                });
+            }
+            _ => copy(&template).map_err(|error| variables.failed(error.into()))?,
+        };
         FirmwareConfig::Efi { code: fds.add(code)?, variables: fds.add(own)? }
     } else {
         let serial = bootloader.and_then(|bootloader| bootloader.bios.as_ref()?.use_serial).unwrap_or(false);

@@ -334,6 +334,47 @@ fn a_bootloader_goes_before_the_images_kernel() {
 }
 
 #[test]
+fn persistent_variables_live_in_the_pods_claim_and_are_locked() {
+    let mut pod = Pod::new(&["disk/a.img"]);
+    let _node = node_with_firmware(&mut pod);
+    let spec = json!({
+        "domain": {"devices": {}, "firmware": {"bootloader": {"efi": {"persistent": true}}}},
+        "volumes": [{"name": "a", "containerDisk": {"image": "x"}}],
+    });
+    let place = "/var/lib/libvirt/qemu/nvram";
+    let unmounted = pod.refusal(Some(&spec));
+    let path = "spec.domain.firmware.bootloader.efi.persistent";
+    assert!(unmounted.starts_with(&format!("{path}: the claim is not mounted at {place}; ")), "{unmounted}");
+    let claim = tempfile::tempdir().unwrap();
+    pod.oci["mounts"] = json!([{"destination": place, "type": "bind", "source": claim.path()}]);
+    let denied = pod.refusal(Some(&spec));
+    assert!(denied.starts_with(&format!("{path}: the claim mounted at {place}: ")), "root's alone: {denied}");
+    chown(claim.path(), Some(1000), None).unwrap();
+
+    let file = claim.path().join("VARS.fd");
+    let variables = |plan: &LaunchPlan| {
+        let BootConfig::Firmware { firmware: FirmwareConfig::Efi { variables, .. }, .. } = &plan.machine.boot else {
+            panic!("{:?}", plan.machine.boot)
+        };
+        File::from(plan.fds[usize::from(variables.0)].try_clone().unwrap())
+    };
+    let plan = pod.translate(Some(&spec)).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), "variables");
+    assert_eq!(file.metadata().unwrap().uid(), 1000);
+    variables(&plan).write_at(b"V", 0).unwrap();
+    let second = pod.refusal(Some(&spec));
+    assert!(second.contains("VARS.fd is in use by another VM"), "{second}");
+    drop(plan);
+    let plan = pod.translate(Some(&spec)).unwrap();
+    assert_eq!(std::io::read_to_string(variables(&plan)).unwrap(), "Variables", "what was written is there again");
+    drop(plan);
+    // A copy that was cut short.
+    fs::write(&file, [0; 9]).unwrap();
+    drop(pod.translate(Some(&spec)).unwrap());
+    assert_eq!(fs::read_to_string(&file).unwrap(), "variables");
+}
+
+#[test]
 fn bad_images_are_refused_by_name() {
     let none =
         "disk \"containerdisk\": the image has no /disk folder; a containerDisk image holds one disk image there";

@@ -49,6 +49,21 @@ impl ImageRoot {
         }
     }
 
+    /// Opens a file with state, or makes an empty one.
+    pub fn state(&self, name: &str) -> Result<File, VolumeError> {
+        match self.file(name, Purpose::State) {
+            Err(VolumeError::Missing { .. }) => {}
+            done => return done,
+        }
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match openat(&self.root, name, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+            Ok(file) => Ok(file.into()),
+            // Somebody else was quicker.
+            Err(Errno::EEXIST) => self.file(name, Purpose::State),
+            Err(error) => Err(VolumeError::Open { path: name.to_owned(), source: error.into() }),
+        }
+    }
+
     /// The path of the one disk image of a containerDisk.
     pub fn container_disk(&self) -> Result<String, VolumeError> {
         let entries = self.entries(CONTAINER_DISK_DIR).map_err(|error| match error {

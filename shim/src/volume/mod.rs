@@ -22,8 +22,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 
+use vireo_vmm::disk::lock::LockError;
+
 pub use block_size::block_sizes;
-pub use claim::claim_image;
+pub use claim::{MAX_VARIABLES, claim_image, claim_variables};
 pub use cloud_init::Seed;
 pub use image_root::ImageRoot;
 pub use local::{is_named_qcow2, local_scratch, open_local, refuse_other_formats};
@@ -37,14 +39,16 @@ pub enum Purpose {
     ReadOnlyDisk,
     /// A disk that the guest may write to.
     Disk,
+    /// The machine's own state, which is written to; empty before it has any.
+    State,
 }
 
 impl Purpose {
     fn writes(self) -> bool {
-        self == Self::Disk
+        matches!(self, Self::Disk | Self::State)
     }
     fn is_disk(self) -> bool {
-        self != Self::Boot
+        matches!(self, Self::Disk | Self::ReadOnlyDisk)
     }
 }
 
@@ -123,6 +127,15 @@ pub enum VolumeError {
         /// Where it belongs.
         place: String,
     },
+    /// Somebody else has it.
+    #[error("{path} is in use by another VM")]
+    Locked {
+        /// The file.
+        path: String,
+        /// What the kernel says.
+        #[source]
+        source: LockError,
+    },
     /// What is in a claim can't be used.
     #[error("the claim mounted at {place}")]
     Claim {
@@ -180,7 +193,7 @@ fn open_checked(handle: &OwnedFd, path: &str, purpose: Purpose, block_device: bo
         };
         return Err(VolumeError::Kind { path: path.to_owned(), found, needed });
     }
-    if kind.is_file() && metadata.size() == 0 {
+    if kind.is_file() && metadata.size() == 0 && purpose != Purpose::State {
         return Err(VolumeError::Empty { path: path.to_owned() });
     }
     // Through /proc it is this very file that is opened, whatever has become of its name.
