@@ -3,6 +3,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
 use super::*;
@@ -10,6 +11,7 @@ use crate::config::{
     AutoconfAnswers, AutoconfConfig, BlockSize, ConsoleKind, CpuConfig, DiskConfig, FdIndex, HugePageSize,
     IdentityConfig, Ipv4Answers, Ipv6Answers, Rate, RateLimit, VsockConfig,
 };
+use crate::tap::open_tap;
 
 /// A config that passes, and its files; needs a `/dev/kvm`.
 struct Good {
@@ -411,6 +413,24 @@ fn an_unattached_tun_is_not_a_tap() {
         g.fds.push(tun.into());
     });
     assert_eq!(text, "nics[0].taps[0]: is not attached to a tap with IFF_NO_PI and IFF_VNET_HDR");
+}
+
+#[test]
+fn the_kernels_part_of_a_card_is_checked() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own needs root");
+    let with = |vhosts: &[u16], limit: RateLimit| {
+        error(|g| {
+            let vhosts = vhosts.iter().copied().map(FdIndex).collect();
+            g.config.nics.push(NicConfig { vhosts, transmit_limit: limit, ..nic([0x52, 0x54, 0, 1, 2, 3]) });
+            g.fds.push(open_tap("vireo0", 1).unwrap().remove(0).into());
+            g.fds.push(read_write().open("/dev/null").unwrap().into());
+        })
+    };
+    let free = RateLimit::default();
+    assert_eq!(with(&[6, 7], free), "nics[0].vhosts: 2 for 1 queues; a card has one for each, or none");
+    let limit = RateLimit { bytes: Some(Rate::new(1000)), operations: None };
+    assert_eq!(with(&[6], limit), "nics[0].vhosts: can't be had with a limit, which the host's kernel doesn't know");
+    assert_eq!(with(&[6], free), "nics[0].vhosts[0]: is another character device; /dev/vhost-net is needed");
 }
 
 #[test]
