@@ -1,14 +1,20 @@
 //! The guest is where its pod is.
 
-use anyhow::{Result, ensure};
+use std::{collections::HashSet, fs};
+
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use super::{
     Bench, Scenario,
     eventually::LIMIT,
     pod::{PROMPT, PodSpec, vmi},
+    shell,
 };
 use crate::cri::attach::Attached;
+
+/// Where containerd keeps pods' network namespaces.
+const NAMESPACES: &str = "/var/run/netns";
 
 /// Has the guest's shell ask for an address and show what it is told: name, address, router, MTU.
 fn show_lease(console: &mut Attached, interface: &str) -> Result<()> {
@@ -21,6 +27,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("guest_reaches_out_through_the_pod", reaches_out),
     Scenario::once("guest_is_told_its_address", told),
     Scenario::once("bridged_guest_takes_the_pod_s_address", bridged),
+    Scenario::once("guest_has_a_second_network", second_network),
     Scenario::once("a_card_has_a_queue_pair_for_each_vcpu", queues),
 ];
 
@@ -93,5 +100,42 @@ fn bridged(bench: &mut Bench) -> Result<()> {
     console.wait_for("it=1=", LIMIT)?;
     console.send("ping -c 1 -W 9 10.88.0.1; echo it=$?=\n")?;
     console.wait_for("it=0=", LIMIT)?;
+    pod.remove(bench)
+}
+
+fn second_network(bench: &mut Bench) -> Result<()> {
+    let namespaces = || -> Result<HashSet<String>> {
+        let entries = fs::read_dir(NAMESPACES)?.collect::<Result<Vec<_>, _>>()?;
+        Ok(entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+    };
+    let mut spec = vmi("");
+    spec["domain"]["devices"]["interfaces"] = json!([{"name": "default", "masquerade": {}}, {"name": "red", "bridge": {}, "macAddress": "02:00:00:00:00:77"}]);
+    spec["networks"] = json!([{"name": "default", "pod": {}}, {"name": "red", "multus": {"networkName": "red"}}]);
+    let before = namespaces()?;
+    let mut pod = bench.pod(PodSpec::described(&spec))?;
+    let after = namespaces()?;
+    let netns = after.difference(&before).next().context("the pod has a network namespace")?;
+    let netns = &format!("{NAMESPACES}/{netns}");
+    let inside = &format!("--net={netns}");
+    // As Multus does it; the name is KubeVirt's.
+    shell::output(["ip", "link", "add", "red0", "type", "veth", "peer", "name", "podb1f51a511f1", "netns", netns])?;
+    shell::output(["ip", "addr", "add", "192.168.99.1/24", "dev", "red0"])?;
+    shell::output(["ip", "link", "set", "red0", "up"])?;
+    shell::output(["nsenter", inside, "ip", "addr", "add", "192.168.99.2/24", "dev", "podb1f51a511f1"])?;
+    shell::output(["nsenter", inside, "ip", "link", "set", "podb1f51a511f1", "up"])?;
+    pod.create(bench)?;
+    pod.start(bench)?;
+    let mut console = pod.attach(bench)?;
+    console.wait_for(PROMPT, LIMIT)?;
+    console.send("ip link set eth1 up; cat /sys/class/net/eth1/address\n")?;
+    console.wait_for("02:00:00:00:00:77", LIMIT)?;
+    show_lease(&mut console, "eth1")?;
+    console.wait_for("=192.168.99.2/24==1500=", LIMIT)?;
+    console.send("ip addr add 192.168.99.2/24 dev eth1; ping -c 1 -W 9 192.168.99.1; echo it=$?=\n")?;
+    console.wait_for("it=0=", LIMIT)?;
+    ensure!(pod.http("/")?.starts_with("hello from"), "something else answers on {}", pod.ip);
+    // Where a port-forward arrives: the pod's own loopback.
+    let forwarded = ["nsenter", inside, "busybox", "wget", "-q", "-T", "9", "-O", "-", "http://127.0.0.1/"];
+    ensure!(shell::output(forwarded)?.starts_with("hello from"), "something else answers on the pod's loopback");
     pod.remove(bench)
 }
