@@ -3,14 +3,16 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod machines;
 mod run;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Virtual machines without a cluster, and checks of a node.
+/// The virtual machines of this node, machines without a cluster, and checks of a node.
 #[derive(Debug, Parser)]
 #[command(name = "vireo", version, propagate_version = true)]
 struct Arguments {
@@ -33,12 +35,15 @@ enum Command {
     },
     /// Say what this node lacks to run VM pods, and what to do about it
     Check,
+    #[command(flatten)]
+    Machines(machines::Command),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run { manifest, rate_limits, ephemeral } => run::run(&manifest, rate_limits.as_deref(), &ephemeral),
         Command::Check => Ok(check::check()),
+        Command::Machines(command) => machines::run(&command),
     };
     result.unwrap_or_else(|error| {
         eprintln!("vireo: {error:#}");

@@ -8,6 +8,7 @@
 
 pub mod cidr;
 pub mod kubevirt;
+pub mod machine_service;
 pub mod parse;
 pub mod pod;
 pub mod quantity;

@@ -3,7 +3,7 @@
 //! ```text
 //! main ── bootstrap                       what containerd runs: start, delete, -v, -info, and the server
 //!            │
-//!         service                         containerd's Task calls (v2 and v3) and its events
+//!         service                         containerd's Task calls (v2 and v3) and its events; the machine's own service
 //!            │
 //!          pod ── stdio guest_agent       one pod, its containers, its machine: the state machine
 //!            │

@@ -9,6 +9,7 @@
 //! | cgroup | `linux.cgroupsPath` |
 //! | root file system | the bundle's mount point |
 //! | socket | `address` |
+//! | the machine's own socket | namespace and id |
 //!
 //! A tap lives as long as the VMM and the shim have it open, and the pod's network rules as long as its namespace.
 //! A VMM that another shim runs is out of reach: it is in another container's cgroup.
@@ -23,8 +24,10 @@ use containerd_shim::api::DeleteResponse;
 use containerd_shim::protos::protobuf::MessageField;
 use containerd_shim::protos::protobuf::well_known_types::timestamp::Timestamp;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use vireo_runtimeclass::machine_service;
 
 use crate::bundle::Bundle;
+use crate::service::machine;
 use crate::{cgroup, rootfs};
 
 /// The exit status of a container that nobody saw end: killed.
@@ -79,9 +82,9 @@ impl FromStr for ProcessId {
     }
 }
 
-/// Ends and removes what is left of container `id`. A leftover that can't be removed is an error, after the others have
+/// Ends and removes what is left of container `id` in containerd's `namespace`. A leftover that can't be removed is an error, after the others have
 /// been tried.
-pub fn sweep(path: &Path, id: &str) -> anyhow::Result<DeleteResponse> {
+pub fn sweep(path: &Path, namespace: &str, id: &str) -> anyhow::Result<DeleteResponse> {
     let mut first_error = Ok(());
     let mut done = |result: anyhow::Result<()>| {
         if first_error.is_ok() {
@@ -96,6 +99,8 @@ pub fn sweep(path: &Path, id: &str) -> anyhow::Result<DeleteResponse> {
             let _ = fs::remove_file(address.trim().strip_prefix("unix://").unwrap_or(address.trim()));
         }
     }
+    let socket = Path::new(machine_service::FOLDER).join(machine_service::socket(namespace, id));
+    done(machine::remove(&socket).map_err(|error| anyhow::anyhow!("{}: not removed: {error}", socket.display())));
     done(remove_cgroup(Bundle::open(path).ok().as_ref(), id));
     // A root that lies elsewhere was mounted by somebody else.
     let root = path.join("rootfs");
@@ -142,7 +147,7 @@ mod tests {
     fn twice_on_an_empty_bundle() {
         let directory = tempfile::tempdir().unwrap();
         for _ in 0..2 {
-            let response = sweep(directory.path(), "vireo-test-none").unwrap();
+            let response = sweep(directory.path(), "vireo-test", "vireo-test-none").unwrap();
             assert_eq!(response.exit_status, 137);
         }
     }

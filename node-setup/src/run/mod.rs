@@ -6,7 +6,6 @@
 mod limits;
 mod manifest;
 mod session;
-mod terminal;
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -27,8 +26,8 @@ use vireo_vmm::config::{ConsoleKind, JailConfig};
 use vireo_vmm::control::client::Received;
 use vireo_vmm::control::message::{Command, Event};
 
+use crate::terminal::Terminal;
 use session::{Session, Signals};
-use terminal::Terminal;
 
 /// A machine is built in milliseconds; this is for a machine that swaps.
 const BUILD_LIMIT: Duration = Duration::from_secs(30);

@@ -21,10 +21,8 @@ use vireo_shim::launch::{ExitStatus, Vmm};
 use vireo_vmm::control::client::Received;
 use vireo_vmm::control::message::{Answer, Command, End, Event, PauseReason, Request};
 
-use super::terminal::Terminal;
+use crate::terminal::{LEAVE, Terminal};
 
-/// Ctrl-].
-const LEAVE: u8 = 0x1d;
 /// What a guest that reads nothing may have waiting, bytes; more keys are lost.
 const MAX_PENDING: usize = 64 << 10;
 /// How long the last words and the end of the VMM may take once the guest has ended.

@@ -71,7 +71,7 @@ fn answer(flags: &Flags) -> anyhow::Result<Vec<u8>> {
     let bundle = bundle(flags)?;
     match flags.action.as_str() {
         "start" => start::start(flags, &bundle),
-        "delete" => Ok(sweep::sweep(&bundle, &flags.id)?.write_to_bytes()?),
+        "delete" => Ok(sweep::sweep(&bundle, &flags.namespace, &flags.id)?.write_to_bytes()?),
         other => bail!("unknown action {other:?}: start and delete are known"),
     }
 }

@@ -15,6 +15,7 @@ use containerd_shim::Flags;
 use tokio::signal::unix::{SignalKind, signal};
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
+use vireo_runtimeclass::machine_service;
 
 use crate::pod::Pod;
 use crate::pod::build::Launcher;
@@ -37,7 +38,11 @@ pub fn serve(flags: &Flags) -> anyhow::Result<()> {
         tokio::spawn(events::deliver(ttrpc_address, head));
         let pod = Pod::new(Arc::new(Launcher), publisher.clone());
         let listener = Listener::try_from(listener).context("the socket")?;
-        let mut server = Server::new().add_listener(listener).register_service(task::services(pod.clone()));
+        let mut server = Server::new().add_listener(listener).register_service(task::services(
+            pod.clone(),
+            &flags.namespace,
+            machine_service::FOLDER.into(),
+        ));
         server.start().await.context("the ttrpc server")?;
         ignore_signals()?;
         // `start` waits for the end of this pipe.

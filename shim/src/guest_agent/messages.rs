@@ -41,6 +41,36 @@ pub struct OsInfo {
     pub kernel_version: String,
 }
 
+/// One of `guest-get-users`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct User {
+    /// Name.
+    #[serde(rename = "user")]
+    pub name: String,
+    /// Windows' domain.
+    pub domain: String,
+    /// Seconds since 1970.
+    pub login_time: f64,
+}
+
+/// One of `guest-get-fsinfo`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct FileSystem {
+    /// The device, as in `sda1`.
+    pub name: String,
+    /// Where.
+    pub mountpoint: String,
+    /// As in `ext4`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Bytes; 0 from agents that don't tell.
+    pub used_bytes: u64,
+    /// Likewise.
+    pub total_bytes: u64,
+}
+
 /// The longest reply to a question after a command, bytes: what it printed, as base64. An agent itself keeps up to 16 MiB of each stream.
 pub const MAX_OUTPUT_REPLY: usize = 6 << 20;
 

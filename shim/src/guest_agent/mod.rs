@@ -19,17 +19,16 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-pub use messages::{Exec, ExecStatus, HostName, Info, OsInfo};
+pub use messages::{Exec, ExecStatus, FileSystem, HostName, Info, OsInfo, User};
 pub use replies::{MAX_REPLY, Replies, ReplyError, read};
 pub use shared::Agent;
 
 use crate::log::bounded;
-use messages::{MAX_OUTPUT_REPLY, Started};
 
 /// How long an agent may take to answer a question about its guest.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long it may take where much data comes with the question or the answer.
-const DATA_ANSWER: Duration = Duration::from_secs(30);
+/// How long it may take where much data comes with it, or file systems are flushed for it.
+const LONG_ANSWER: Duration = Duration::from_secs(30);
 /// Bytes read at once.
 const READ_SIZE: usize = 4096;
 /// The longest text of an agent's that is passed on, bytes.
@@ -145,24 +144,6 @@ impl GuestAgent {
         }
     }
 
-    /// Runs a command; [`exec_status`](Self::exec_status) tells what becomes of it. Returns the guest's process.
-    pub async fn exec(&mut self, exec: &Exec) -> Result<i64, AgentError> {
-        let arguments = Some(json!(exec));
-        let question = Question { arguments, limit: DATA_ANSWER, ..Question::new("guest-exec") };
-        self.ask_for::<Started>(question).await.map(|started| started.pid)
-    }
-
-    /// What became of a command. The agent forgets one of which it has said that it is over.
-    pub async fn exec_status(&mut self, pid: i64) -> Result<ExecStatus, AgentError> {
-        self.ask_for(Question {
-            arguments: Some(json!({"pid": pid})),
-            limit: DATA_ANSWER,
-            reply: MAX_OUTPUT_REPLY,
-            ..Question::new("guest-exec-status")
-        })
-        .await
-    }
-
     async fn ask<T: DeserializeOwned>(&mut self, command: &'static str) -> Result<T, AgentError> {
         self.ask_for(Question::new(command)).await
     }
@@ -210,6 +191,6 @@ impl GuestAgent {
 }
 
 /// A guest's text as it may stand in a log or on a terminal.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     bounded(text, MAX_TEXT).chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
 }

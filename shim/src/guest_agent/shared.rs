@@ -7,9 +7,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
-use super::{AgentError, Exec, ExecStatus, GuestAgent, plain};
+use super::messages::{MAX_OUTPUT_REPLY, Started};
+use super::{
+    AgentError, Exec, ExecStatus, FileSystem, GuestAgent, HostName, Info, LONG_ANSWER, OsInfo, Question, User, plain,
+};
 
 /// How long an agent that is awaited may make others wait.
 const GRACE: Duration = Duration::from_secs(2);
@@ -35,24 +40,72 @@ impl Agent {
         Ok((agent, port))
     }
 
+    /// Whether it has answered, and not failed to since.
+    pub fn is_connected(&self) -> bool {
+        *self.0.there.borrow()
+    }
+
     /// Whether it answers.
     pub async fn ping(&self) -> Result<(), AgentError> {
-        let mut client = self.client().await?;
-        let result = client.ping().await;
-        self.noted(client, result)
+        self.ask::<serde::de::IgnoredAny>(Question::new("guest-ping")).await.map(|_| ())
     }
 
-    /// Runs a command in the guest. Returns its process there.
+    /// Which agent it is.
+    pub async fn info(&self) -> Result<Info, AgentError> {
+        self.ask(Question::new("guest-info")).await
+    }
+
+    /// What the guest calls itself.
+    pub async fn host_name(&self) -> Result<HostName, AgentError> {
+        self.ask(Question::new("guest-get-host-name")).await
+    }
+
+    /// Which system the guest is.
+    pub async fn os_info(&self) -> Result<OsInfo, AgentError> {
+        self.ask(Question::new("guest-get-osinfo")).await
+    }
+
+    /// Who is logged in.
+    pub async fn users(&self) -> Result<Vec<User>, AgentError> {
+        self.ask(Question::new("guest-get-users")).await
+    }
+
+    /// What is mounted.
+    pub async fn file_systems(&self) -> Result<Vec<FileSystem>, AgentError> {
+        self.ask(Question::new("guest-get-fsinfo")).await
+    }
+
+    /// Flushes the guest's file systems and holds writes. Returns how many.
+    pub async fn freeze(&self) -> Result<u32, AgentError> {
+        self.ask(Question { limit: LONG_ANSWER, ..Question::new("guest-fsfreeze-freeze") }).await
+    }
+
+    /// Undoes a freeze. Returns how many.
+    pub async fn thaw(&self) -> Result<u32, AgentError> {
+        self.ask(Question { limit: LONG_ANSWER, ..Question::new("guest-fsfreeze-thaw") }).await
+    }
+
+    /// Runs a command in the guest; [`exec_status`](Self::exec_status) tells what becomes of it. Returns its process there.
     pub async fn exec(&self, exec: &Exec) -> Result<i64, AgentError> {
-        let mut client = self.client().await?;
-        let result = client.exec(exec).await;
-        self.noted(client, result)
+        let arguments = Some(json!(exec));
+        let question = Question { arguments, limit: LONG_ANSWER, ..Question::new("guest-exec") };
+        self.ask::<Started>(question).await.map(|started| started.pid)
     }
 
-    /// What became of a command.
+    /// What became of a command. The agent forgets one of which it has said that it is over.
     pub async fn exec_status(&self, pid: i64) -> Result<ExecStatus, AgentError> {
+        self.ask(Question {
+            arguments: Some(json!({"pid": pid})),
+            limit: LONG_ANSWER,
+            reply: MAX_OUTPUT_REPLY,
+            ..Question::new("guest-exec-status")
+        })
+        .await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, question: Question) -> Result<T, AgentError> {
         let mut client = self.client().await?;
-        let result = client.exec_status(pid).await;
+        let result = client.ask_for(question).await;
         self.noted(client, result)
     }
 

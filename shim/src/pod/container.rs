@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use containerd_shim::api::Status;
 use tokio::sync::Notify;
 
+use super::error::{PodError, illegal};
 use super::exec::Exec;
 use super::life::Life;
 use super::lifecycle::{Exit, Illegal, Phase, Step};
-use super::machine::{Machine, State};
+use super::machine::{Machine, MachineRequest, State};
 use crate::bundle::{Bundle, Role};
 use crate::cgroup::{self, Cgroup};
 use crate::guest_agent::Agent;
@@ -165,6 +166,16 @@ impl Container {
         match lock(&self.body).as_ref()? {
             Body::Machine(body) => Some(body.agent.clone()),
             Body::Sandbox(_) => None,
+        }
+    }
+
+    /// Asks its machine to do something while it runs, and waits until that is done.
+    pub async fn request(&self, request: MachineRequest) -> Result<(), PodError> {
+        let machine = self.machine().ok_or_else(|| PodError::Sandbox(self.id.clone(), "machine"))?;
+        match self.phase() {
+            Phase::Running => Ok(machine.request(request).await?),
+            Phase::Stopped(_) => Err(illegal(self, Illegal::Stopped)),
+            _ => Err(illegal(self, Illegal::NotStarted)),
         }
     }
 

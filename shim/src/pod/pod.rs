@@ -101,13 +101,7 @@ impl Pod {
 
     /// Asks the machine of a running container to do something, and waits until it is done.
     pub async fn request(&self, id: &str, request: MachineRequest) -> Result<(), PodError> {
-        let container = self.container(id)?;
-        let machine = container.machine().ok_or_else(|| PodError::Sandbox(id.into(), "machine"))?;
-        match container.phase() {
-            Phase::Running => Ok(machine.request(request).await?),
-            Phase::Stopped(_) => Err(illegal(&container, Illegal::Stopped)),
-            _ => Err(illegal(&container, Illegal::NotStarted)),
-        }
+        self.container(id)?.request(request).await
     }
 
     fn end_sandbox(&self, container: &Container, code: u32) {

@@ -26,20 +26,27 @@ pub(crate) struct Double {
     starts: bool,
     /// What was put at the guest agent's port.
     agent: Mutex<Option<UnixStream>>,
+    /// The console's last client.
+    console: Mutex<Option<UnixStream>>,
 }
 
 impl Double {
     pub(crate) fn end(&self, code: u32, reason: Option<&str>) {
         let started = matches!(*self.state.borrow(), State::Started | State::Paused(_));
         let outcome = Outcome { code, reason: reason.map(str::to_owned) };
+        // Its sockets end with it.
+        (*self.agent.lock().unwrap(), *self.console.lock().unwrap()) = (None, None);
         self.state.send_replace(State::Ended { outcome, started });
     }
 
     /// The guest's side of its agent's port.
     pub(crate) fn agent_port(&self) -> tokio::net::UnixStream {
-        let port = self.agent.lock().unwrap().take().unwrap();
-        port.set_nonblocking(true).unwrap();
-        tokio::net::UnixStream::from_std(port).unwrap()
+        taken(&self.agent)
+    }
+
+    /// The machine's side of the console's last client.
+    pub(crate) fn console_client(&self) -> tokio::net::UnixStream {
+        taken(&self.console)
     }
 
     fn call(&self, name: &'static str) {
@@ -87,8 +94,9 @@ impl Machine for Double {
         }
     }
 
-    fn attach_console(&self, _: UnixStream) -> Result<(), CommandError> {
+    fn attach_console(&self, client: UnixStream) -> Result<(), CommandError> {
         self.call("attach");
+        *self.console.lock().unwrap() = Some(client);
         Ok(())
     }
 
@@ -107,6 +115,12 @@ impl Machine for Double {
         self.call("kill");
         self.end(137, Some("killed"));
     }
+}
+
+fn taken(socket: &Mutex<Option<UnixStream>>) -> tokio::net::UnixStream {
+    let socket = socket.lock().unwrap().take().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    tokio::net::UnixStream::from_std(socket).unwrap()
 }
 
 /// Hands out the same machine.
@@ -148,8 +162,14 @@ impl Bench {
         let name = directory.path().file_name().unwrap().to_str().unwrap();
         let parent = cgroup::tests::writable(name.trim_start_matches('.'));
         let (calls, netns) = (Mutex::default(), Mutex::default());
-        let machine =
-            Arc::new(Double { state: watch::Sender::new(state), calls, netns, starts, agent: Mutex::default() });
+        let machine = Arc::new(Double {
+            state: watch::Sender::new(state),
+            calls,
+            netns,
+            starts,
+            agent: Mutex::default(),
+            console: Mutex::default(),
+        });
         let (publisher, events) = Publisher::new("k8s.io");
         let pod = Pod::new(Arc::new(DoubleBuilder { machine: machine.clone(), refusal }), publisher);
         Bench { pod, machine, events, directory, parent }

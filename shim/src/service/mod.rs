@@ -1,4 +1,5 @@
 //! What containerd calls, and what it is told.
 
 pub mod events;
+pub mod machine;
 pub mod task;

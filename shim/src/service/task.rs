@@ -4,7 +4,8 @@
 //! are written out, because the generated default answers `NOT_FOUND`, which containerd takes for a lost task.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use containerd_shim::api::{
@@ -20,11 +21,13 @@ use containerd_shim::protos::shim_async::{Task, create_task};
 use ttrpc::Code;
 use ttrpc::r#async::{Service, TtrpcContext};
 use ttrpc::error::get_rpc_status;
+use vireo_runtimeclass::machine_service;
 
 use crate::guest_agent::AgentError;
 use crate::pod::machine::{CommandError, MachineRequest};
 use crate::pod::supervise::timestamp;
 use crate::pod::{Pod, PodError};
+use crate::service::machine::{MachineService, Socket};
 
 /// The names under which the service is served.
 const VERSIONS: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -33,11 +36,17 @@ const VERSIONS: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task
 #[derive(Debug)]
 pub struct TaskService {
     pod: Arc<Pod>,
+    /// containerd's.
+    namespace: String,
+    /// Where the machines' own services are served, and those that are.
+    folder: PathBuf,
+    sockets: Mutex<HashMap<String, Socket>>,
 }
 
-/// The methods of the pod's Task service, under both names.
-pub fn services(pod: Arc<Pod>) -> HashMap<String, Service> {
-    let task: Arc<dyn Task + Send + Sync> = Arc::new(TaskService { pod });
+/// The methods of the pod's Task service, under both names. Its machine is served on a socket in `folder`.
+pub fn services(pod: Arc<Pod>, namespace: &str, folder: PathBuf) -> HashMap<String, Service> {
+    let task: Arc<dyn Task + Send + Sync> =
+        Arc::new(TaskService { pod, namespace: namespace.into(), folder, sockets: Mutex::default() });
     VERSIONS
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), create_task(task.clone()).into_values().next()?)))
@@ -70,6 +79,23 @@ fn logged(call: &str, id: &str, error: PodError) -> ttrpc::Error {
 }
 
 impl TaskService {
+    fn sockets(&self) -> MutexGuard<'_, HashMap<String, Socket>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves the machine of a new container, if it has one. The pod does without where that fails.
+    fn serve(&self, id: &str) {
+        let Ok(container) = self.pod.container(id) else { return };
+        if container.machine().is_none() {
+            return;
+        }
+        let path = self.folder.join(machine_service::socket(&self.namespace, id));
+        match Socket::serve(path.clone(), MachineService::new(&container)) {
+            Ok(socket) => drop(self.sockets().insert(id.to_owned(), socket)),
+            Err(error) => log::warn!("{}: `vireo` won't find this machine: {error}", path.display()),
+        }
+    }
+
     fn exec_state(&self, request: StateRequest) -> ttrpc::Result<StateResponse> {
         let (container, exec) = self.pod.exec(&request.id, &request.exec_id).map_err(rpc)?;
         let phase = exec.phase();
@@ -123,6 +149,7 @@ impl Task for TaskService {
     async fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> ttrpc::Result<CreateTaskResponse> {
         log::debug!("create {}", request.id);
         let pid = self.pod.create(&request).await.map_err(|error| logged("create", &request.id, error))?;
+        self.serve(&request.id);
         Ok(CreateTaskResponse { pid, ..Default::default() })
     }
 
@@ -143,6 +170,9 @@ impl Task for TaskService {
             exec => self.pod.delete_exec(&request.id, exec),
         };
         let (pid, exit) = deleted.map_err(rpc)?;
+        if request.exec_id.is_empty() {
+            self.sockets().remove(&request.id);
+        }
         let exited_at = MessageField::some(timestamp(exit.at));
         Ok(DeleteResponse { pid, exit_status: exit.code, exited_at, ..Default::default() })
     }

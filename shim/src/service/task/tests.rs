@@ -18,7 +18,11 @@ async fn serve() -> Served {
     let bench = Bench::new(State::Ready, true, None);
     let directory = tempfile::tempdir().unwrap();
     let address = format!("unix://{}", directory.path().join("s").display());
-    let mut server = Server::new().bind(&address).unwrap().register_service(services(bench.pod.clone()));
+    let mut server = Server::new().bind(&address).unwrap().register_service(services(
+        bench.pod.clone(),
+        "k8s.io",
+        bench.folder().join("run"),
+    ));
     server.start().await.unwrap();
     let client = TaskClient::new(Client::connect(&address).await.unwrap());
     Served { bench, _server: server, client, _directory: directory }
@@ -38,7 +42,7 @@ fn code<T: std::fmt::Debug>(result: ttrpc::Result<T>) -> Code {
 #[tokio::test]
 async fn both_versions_have_all_calls() {
     let served = serve().await;
-    let services = services(served.bench.pod.clone());
+    let services = services(served.bench.pod.clone(), "k8s.io", served.bench.folder().join("run"));
     assert_eq!(services.len(), 2);
     for version in VERSIONS {
         assert_eq!(services[version].methods.len(), 17, "{version}");
@@ -53,6 +57,8 @@ async fn a_task_by_rpc() {
     assert_eq!(client.create(context(), &request).await.unwrap().pid, 4242);
     let pids = client.pids(context(), &PidsRequest { id: id.clone(), ..Default::default() }).await.unwrap();
     assert_eq!(pids.processes[0].pid, 4242);
+    let socket = served.bench.folder().join("run/k8s.io.a.sock");
+    assert!(socket.exists(), "the machine has its own service");
     client.start(context(), &StartRequest { id: id.clone(), ..Default::default() }).await.unwrap();
     let connect = client.connect(context(), &ConnectRequest { id: id.clone(), ..Default::default() }).await.unwrap();
     assert_eq!((connect.shim_pid, connect.task_pid), (std::process::id(), 4242));
@@ -77,6 +83,7 @@ async fn a_task_by_rpc() {
     assert_eq!(code(client.kill(context(), &kill).await), Code::NOT_FOUND);
     let delete = DeleteRequest { id, ..Default::default() };
     client.delete(context(), &delete).await.unwrap();
+    assert!(!socket.exists());
     assert_eq!(code(client.delete(context(), &delete).await), Code::NOT_FOUND);
 }
 

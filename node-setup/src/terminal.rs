@@ -5,15 +5,18 @@ use std::io::{IsTerminal as _, stdin, stdout};
 use anyhow::{Context, Result};
 use nix::sys::termios::{InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
 
+/// Ctrl-]: what leaves a console.
+pub(crate) const LEAVE: u8 = 0x1d;
+
 /// Standard input and output, in raw mode if input is a terminal. Dropping it restores the mode.
 #[derive(Debug)]
-pub(super) struct Terminal {
+pub(crate) struct Terminal {
     before: Option<Termios>,
 }
 
 impl Terminal {
     /// Takes over standard input, if it is a terminal.
-    pub(super) fn take() -> Result<Self> {
+    pub(crate) fn take() -> Result<Self> {
         if !stdin().is_terminal() {
             return Ok(Self { before: None });
         }
@@ -39,12 +42,12 @@ impl Terminal {
     }
 
     /// Whether keys come one by one.
-    pub(super) fn is_raw(&self) -> bool {
+    pub(crate) fn is_raw(&self) -> bool {
         self.before.is_some()
     }
 
     /// Its size: columns and rows.
-    pub(super) fn size() -> Option<(u16, u16)> {
+    pub(crate) fn size() -> Option<(u16, u16)> {
         let size = rustix::termios::tcgetwinsize(stdout()).ok()?;
         (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
     }
