@@ -6,6 +6,7 @@ PRODUCT := -p vireo-vmm -p vireo-shim -p vireo-node-setup
 LAYER ?= all
 ONLY ?=
 RUNS ?=
+PART ?=
 
 .PHONY: help setup build tools demo test bench images check clean
 
@@ -15,7 +16,7 @@ help:
 	@echo 'make test            every test layer; LAYER=unit|machine|node|cluster runs one, ONLY=text the scenarios so named'
 	@echo 'make images          every image now, with the full Debian guest'
 	@echo 'make check           format and lints'
-	@echo 'make bench           side by side with QEMU in one node; RUNS=n instead of 10 runs each; ONLY=text the loads so named'
+	@echo 'make bench           side by side with QEMU in one node; RUNS=n instead of 10 runs each; PART=load ONLY=text the loads so named'
 	@echo 'make clean           what was built here; built images stay in ~/.cache/vireo'
 
 # What building and virtual nodes need on a Debian 12.
@@ -38,10 +39,10 @@ demo: build tools
 test: $(if $(filter unit machine cluster,$(LAYER)),setup,build) tools
 	@$(TOOLS)/vireo-test $(LAYER) $(if $(ONLY),--only '$(ONLY)')
 
-# RUNS=n measures each machine n times instead of 10.
+# RUNS=n measures each machine n times instead of 10; PART=boot|load|bios|efi|here|micro|size measures one part.
 bench: build tools
 	@cargo build --release -p vireo-load
-	@$(TOOLS)/vireo-bench $(if $(RUNS),--runs $(RUNS)) $(if $(ONLY),node --only '$(ONLY)')
+	@$(TOOLS)/vireo-bench $(if $(RUNS),--runs $(RUNS)) $(PART) $(if $(ONLY),--only '$(ONLY)')
 
 # Every image of nodes and guests, with the full Debian guest and QEMU for benches, which are else built when first needed.
 images: tools

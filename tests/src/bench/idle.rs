@@ -5,19 +5,18 @@ use anyhow::Result;
 use super::figure::Figure;
 use crate::{
     progress,
-    scenarios::{Bench, measure, pod::PodSpec, provision},
+    scenarios::{Bench, measure, pod::PodSpec},
 };
 
-/// The newest in a node.
+/// The newest in a node, which it needs.
 pub const CONTAINERD: &str = "1.7";
 /// They hardly differ.
 const PODS: u32 = 3;
 /// KiB.
 const BOUND: f64 = 8192.0;
 
-/// Runs pods through containerd, one after another, and looks at each one's shim with the guest at its prompt.
+/// Runs pods through a containerd that is up, one after another, and looks at each one's shim with the guest at its prompt.
 pub fn figure() -> Result<Option<Figure>> {
-    provision(CONTAINERD)?;
     let mut bench = Bench::new(CONTAINERD)?;
     let mut samples = Vec::new();
     for number in 1..=PODS {

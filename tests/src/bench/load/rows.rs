@@ -1,23 +1,30 @@
 //! The rows: names, what the guest is asked, what of its answer is told.
 
+use super::rig::Subject;
+
 /// At least as fast as the peer.
 const EVEN: f64 = 1.0;
 /// 1.3 times as fast.
 const FASTER: f64 = 0.77;
 /// How long a load runs, milliseconds.
-const TIME: u32 = 400;
+pub const TIME: u32 = 400;
+
+const BOTH: [Subject; 2] = [Subject::Vireo, Subject::Qemu];
+const ALL: [Subject; 3] = [Subject::Vireo, Subject::Qemu, Subject::QemuWithoutVhost];
 
 /// A row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// `group/what`.
     pub name: String,
-    /// For whom.
+    /// What the guest is asked.
     pub what: What,
     /// Of the figure.
     pub unit: &'static str,
     /// Units of the figure per nanosecond and unit of the load.
     pub scale: f64,
+    /// Who does it, in the order of their turns.
+    pub subjects: &'static [Subject],
     /// The aim for Vireo's part of the peer's time.
     pub bound: f64,
 }
@@ -32,11 +39,31 @@ pub enum What {
         /// The rest.
         load: String,
     },
+    /// `send`, `receive` or `echo` over the network.
+    Tcp(&'static str),
+    /// The same over vsock.
+    Vsock(&'static str),
 }
 
 /// All of them. Disks are in the rig's order.
 pub fn rows() -> impl Iterator<Item = Row> {
-    disks()
+    disks().chain(streams())
+}
+
+fn streams() -> impl Iterator<Item = Row> {
+    // Nanoseconds per KiB become microseconds per MiB.
+    let loads = [
+        ("host_to_guest", "receive", "us/MiB", 1.024),
+        ("guest_to_host", "send", "us/MiB", 1.024),
+        ("round_trip", "echo", "us", 1e-3),
+    ];
+    ["net/tcp", "vsock/stream"].into_iter().flat_map(move |kind| {
+        loads.map(|(name, load, unit, scale)| {
+            let (what, subjects): (_, &[Subject]) =
+                if kind == "net/tcp" { (What::Tcp(load), &ALL) } else { (What::Vsock(load), &BOTH) };
+            Row { name: format!("{kind}_{name}"), what, unit, scale, subjects, bound: EVEN }
+        })
+    })
 }
 
 fn disks() -> impl Iterator<Item = Row> {
@@ -49,9 +76,10 @@ fn disks() -> impl Iterator<Item = Row> {
                         let small_and_random = order == "rand" && block == 4 << 10;
                         rows.push(Row {
                             name: format!("disk/{format}_{order_name}_{direction}_{block_name}_depth_{depth}"),
-                            what: What::Disk { disk, load: format!("{direction} {order} {block} {depth} {TIME}") },
+                            what: What::Disk { disk, load: format!("{direction} {order} {block} {depth}") },
                             unit: "us",
                             scale: 1e-3,
+                            subjects: &BOTH,
                             bound: if small_and_random { FASTER } else { EVEN },
                         });
                     }
@@ -73,7 +101,7 @@ mod tests {
             assert!(all[..at].iter().all(|other| other.name != row.name), "{}", row.name);
         }
         let row = all.iter().find(|row| row.name == "disk/qcow2_random_read_4k_depth_32").unwrap();
-        assert_eq!(row.what, What::Disk { disk: 1, load: "read rand 4096 32 400".to_owned() });
+        assert_eq!(row.what, What::Disk { disk: 1, load: "read rand 4096 32".to_owned() });
         assert!((row.bound - 0.77).abs() < 1e-9);
         assert!(all.iter().all(|row| row.bound <= 1.0));
     }

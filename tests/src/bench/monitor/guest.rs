@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 pub struct Guest {
     /// What runs first.
     pub boot: Boot,
-    /// virtio disks, in this order; past the host's page cache.
+    /// virtio disks, in this order.
     pub disks: Vec<Disk>,
     /// virtio network cards, in this order.
     pub cards: Vec<Card>,
@@ -27,6 +27,15 @@ pub enum Boot {
         /// The kernel's command line.
         cmdline: String,
     },
+    /// SeaBIOS, and what it finds on the first disk.
+    Bios(PathBuf),
+    /// OVMF, and what it finds on the first disk.
+    Efi {
+        /// Its code.
+        code: PathBuf,
+        /// Its variables, which it writes to.
+        variables: PathBuf,
+    },
 }
 
 /// A disk on an image that nobody else has open.
@@ -36,6 +45,8 @@ pub struct Disk {
     pub path: PathBuf,
     /// `raw` or `qcow2`.
     pub format: &'static str,
+    /// Through the host's page cache; else past it.
+    pub cached: bool,
 }
 
 /// A card on a tap of the host's.

@@ -4,7 +4,7 @@ mod guest;
 mod qemu;
 mod vireo;
 
-use std::{path::PathBuf, time::Duration};
+use std::{os::fd::OwnedFd, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use vireo_shim::launch::Vmm;
@@ -86,10 +86,27 @@ impl Running {
         }
     }
 
-    /// Types a line into the guest's console and returns the rest of the line that begins with `marker`.
-    pub fn ask(&mut self, line: &str, marker: &str, limit: Duration) -> Result<String> {
-        let answer = self.console.say(line).and_then(|()| self.console.line_after(marker, limit));
-        answer.map_err(|error| error.context(self.last_words()))
+    /// Types a line into the guest's console.
+    pub fn type_line(&mut self, line: &str) -> Result<()> {
+        self.console.say(line).map_err(|error| error.context(self.last_words()))
+    }
+
+    /// The rest of the first line that the guest has written after `marker`.
+    pub fn line_after(&mut self, marker: &str, limit: Duration) -> Result<String> {
+        self.console.line_after(marker, limit).map_err(|error| error.context(self.last_words()))
+    }
+
+    /// The host's end of the connection that the guest opens to a vsock port; `None` if the node's own vsock has it.
+    pub fn accept_vsock(&self, port: u32) -> Result<Option<OwnedFd>> {
+        match &self.process {
+            Process::Vireo(vmm) => vireo::accept_vsock(vmm, port).map(Some),
+            Process::Qemu(_) => Ok(None),
+        }
+    }
+
+    /// Kills it, and waits for its end.
+    pub fn end(&mut self) {
+        self.last_words();
     }
 
     /// What the monitor itself said, and how it ended; it is killed for it.

@@ -59,17 +59,28 @@ fn arguments(machine: &str, guest: &Guest) -> Vec<String> {
             .map(str::to_owned)
             .collect();
     let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
-    let Boot::Kernel { kernel, initrd, cmdline } = &guest.boot;
-    add("-kernel", kernel.display().to_string());
-    add("-append", cmdline.clone());
-    if let Some(initrd) = initrd {
-        add("-initrd", initrd.display().to_string());
+    match &guest.boot {
+        Boot::Kernel { kernel, initrd, cmdline } => {
+            add("-kernel", kernel.display().to_string());
+            add("-append", cmdline.clone());
+            if let Some(initrd) = initrd {
+                add("-initrd", initrd.display().to_string());
+            }
+        }
+        Boot::Bios(image) => add("-bios", image.display().to_string()),
+        Boot::Efi { code, variables } => {
+            for (unit, file, readonly) in [(0, code, "on"), (1, variables, "off")] {
+                let file = file.display();
+                add("-drive", format!("if=pflash,unit={unit},format=raw,readonly={readonly},file={file}"));
+            }
+        }
     }
     for (number, disk) in guest.disks.iter().enumerate() {
         let (path, format) = (disk.path.display(), disk.format);
         add("-object", format!("iothread,id=io{number}"));
-        add("-drive", format!("if=none,id=d{number},file={path},format={format},cache=none,aio=io_uring"));
-        add("-device", format!("virtio-blk-pci,drive=d{number},iothread=io{number}"));
+        let cache = if disk.cached { "writeback" } else { "none" };
+        add("-drive", format!("if=none,id=d{number},file={path},format={format},cache={cache},aio=io_uring"));
+        add("-device", format!("virtio-blk-pci,drive=d{number},iothread=io{number},bootindex={number}"));
     }
     for (number, card) in guest.cards.iter().enumerate() {
         let (tap, vhost) = (&card.tap, if card.vhost { "on" } else { "off" });
@@ -96,12 +107,12 @@ mod tests {
     #[test]
     fn devices_have_their_fastest_options() {
         let mut guest = Guest::kernel(Path::new("/k"), None, "quiet");
-        guest.disks.push(Disk { path: "/d".into(), format: "qcow2" });
+        guest.disks.push(Disk { path: "/d".into(), format: "qcow2", cached: false });
         guest.cards.push(Card { tap: "t0".to_owned(), mac: [2, 0, 0, 0, 0, 0xa], vhost: true });
         guest.vsock = Some(7);
         let text = arguments("q35", &guest).join(" ");
         for part in [
-            "file=/d,format=qcow2,cache=none,aio=io_uring -device virtio-blk-pci,drive=d0,iothread=io0",
+            "file=/d,format=qcow2,cache=none,aio=io_uring -device virtio-blk-pci,drive=d0,iothread=io0,bootindex=0",
             "ifname=t0,script=no,downscript=no,vhost=on -device virtio-net-pci,netdev=n0,mac=02:00:00:00:00:0a",
             "vhost-vsock-pci,guest-cid=7",
         ] {

@@ -15,8 +15,8 @@ use anyhow::{Context, Result, bail, ensure};
 use vireo_shim::launch::{Launch, Vmm, launch};
 use vireo_vmm::{
     config::{
-        BootConfig, CacheMode, ConsoleKind, CpuConfig, DiskConfig, FdIndex, IdentityConfig, ImageFormat, JailConfig,
-        MachineConfig, MemoryConfig, NicConfig, VsockConfig,
+        BootConfig, BootDevice, CacheMode, ConsoleKind, CpuConfig, DiskConfig, FdIndex, FirmwareConfig, IdentityConfig,
+        ImageFormat, JailConfig, MachineConfig, MemoryConfig, NicConfig, VsockConfig,
     },
     control::{
         client::Received,
@@ -58,10 +58,18 @@ fn machine(guest: &Guest, files: &mut Vec<OwnedFd>) -> Result<MachineConfig> {
         Ok(FdIndex(u16::try_from(files.len() - 1)?))
     };
     let kvm = give(open(Path::new("/dev/kvm"), true)?)?;
-    let Boot::Kernel { kernel, initrd, cmdline } = &guest.boot;
-    let kernel = give(open(kernel, false)?)?;
-    let initrd = initrd.as_ref().map(|initrd| give(open(initrd, false)?)).transpose()?;
-    let boot = BootConfig::Kernel { kernel, initrd, cmdline: cmdline.clone() };
+    let boot = match &guest.boot {
+        Boot::Kernel { kernel, initrd, cmdline } => {
+            let kernel = give(open(kernel, false)?)?;
+            let initrd = initrd.as_ref().map(|initrd| give(open(initrd, false)?)).transpose()?;
+            BootConfig::Kernel { kernel, initrd, cmdline: cmdline.clone() }
+        }
+        Boot::Bios(image) => by_firmware(FirmwareConfig::Bios { image: give(open(image, false)?)?, serial: false }),
+        Boot::Efi { code, variables } => {
+            let code = give(open(code, false)?)?;
+            by_firmware(FirmwareConfig::Efi { code, variables: give(open(variables, true)?)? })
+        }
+    };
     let mut disks = Vec::new();
     for disk in &guest.disks {
         let image = give(open(&disk.path, true)?)?;
@@ -95,8 +103,27 @@ fn machine(guest: &Guest, files: &mut Vec<OwnedFd>) -> Result<MachineConfig> {
     })
 }
 
+fn by_firmware(firmware: FirmwareConfig) -> BootConfig {
+    BootConfig::Firmware { firmware, order: vec![BootDevice::Disk(0)], log: false }
+}
+
 fn open(path: &Path, write: bool) -> Result<File> {
     File::options().read(true).write(write).open(path).with_context(|| format!("open {}", path.display()))
+}
+
+/// The host's end of the connection that the guest opens to a port.
+pub fn accept_vsock(vmm: &Vmm, port: u32) -> Result<OwnedFd> {
+    loop {
+        match vmm.control.wait(READY)? {
+            Received::Message(Event::VsockAsk { id, port: asked }) if asked == port => {
+                let (ours, theirs) = UnixStream::pair()?;
+                vmm.control.send(&Order::AcceptVsock { id }, &[theirs.as_fd()])?;
+                return Ok(ours.into());
+            }
+            Received::Message(Event::Started { .. }) => {}
+            other => bail!("vireo-vmm says {other:?} instead of asking for vsock port {port}; {}", last_words(vmm)),
+        }
+    }
 }
 
 /// What it said, and how it ended; it is killed for it. A VMM that was refused for its jail has said nothing: the signal tells.
