@@ -19,6 +19,10 @@ use crate::virtio::virtqueue::{Broken, Ram, Virtqueue};
 /// Chains taken in one go before the thread looks for other events.
 const BUDGET: u32 = 1024;
 
+/// Bytes of a request that is done without the ring if it is the only one: what is larger, as the writes that a guest has merged,
+/// takes so long that the next ones shouldn't wait for it.
+const ALONE: usize = 128 << 10;
+
 /// A ring, and the requests that are in it.
 #[derive(Debug)]
 pub struct Ringed {
@@ -125,8 +129,9 @@ impl Ringed {
                     Ok(request) => {
                         slot.request = request;
                         self.free.pop();
-                        // The only one there is costs less without the ring.
-                        let alone = self.under_way == 0 && !call.queue.has_more(call.ram);
+                        // The only one there is costs less without the ring, unless others may come while it is done.
+                        let small = slot.buffers.len() <= ALONE;
+                        let alone = small && self.under_way == 0 && !call.queue.has_more(call.ram);
                         if alone || !self.begin(call, index) {
                             self.perform(call, index)?;
                         }

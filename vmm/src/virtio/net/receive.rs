@@ -23,6 +23,9 @@ use crate::virtio::virtqueue::{Broken, KICKED, Virtqueue};
 
 /// Packets taken from the tap before other events get their turn.
 const BUDGET: u32 = 64;
+/// Chains given back after which the driver is asked whether it wants an interrupt, besides the first packet's and the last's: it
+/// begins while more packets are read, and has buffers for them again in time.
+const SIGNAL_EVERY: u32 = 64;
 /// Where `num_buffers` is in the header.
 const NUM_BUFFERS: usize = 10;
 
@@ -121,6 +124,8 @@ impl Receive {
     /// Moves packets until the tap or the driver has no more, or no more may come.
     fn receive(&mut self) -> Result<Next, Broken> {
         let mut next = Next::Packets;
+        // So that the first packet is one that is told of.
+        let mut untold = SIGNAL_EVERY;
         for _ in 0..BUDGET {
             if !self.throttle.is_open() || !self.gather()? {
                 next = Next::Wait;
@@ -133,7 +138,11 @@ impl Receive {
                 Ok(_) if !self.link.is_up() => {}
                 Ok(len) => {
                     self.throttle.take((len - HEADER) as u64);
-                    self.deliver(len)?;
+                    untold += self.deliver(len)?;
+                    if untold > SIGNAL_EVERY {
+                        self.queue.signal(&self.ram)?;
+                        untold = 0;
+                    }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
@@ -173,8 +182,8 @@ impl Receive {
         }
     }
 
-    /// Gives the driver the first `len` bytes of the gathered buffers as one packet.
-    fn deliver(&mut self, len: usize) -> Result<(), Broken> {
+    /// Gives the driver the first `len` bytes of the gathered buffers as one packet; how many chains that took.
+    fn deliver(&mut self, len: usize) -> Result<u32, Broken> {
         let mut room = 0;
         let takes = |g: &&Gathered| {
             let before = room;
@@ -192,7 +201,8 @@ impl Receive {
             self.queue.add_used(&self.ram, gathered.head, u32::try_from(part).unwrap_or(u32::MAX))?;
         }
         self.buffers.drop_front(segments);
-        self.queue.publish(&self.ram)
+        self.queue.publish(&self.ram)?;
+        Ok(u32::try_from(chains).unwrap_or(u32::MAX))
     }
 }
 

@@ -133,6 +133,23 @@ fn packets_wait_for_buffers() {
 }
 
 #[test]
+fn the_first_packet_of_a_burst_is_told_of_before_the_rest_is_read() {
+    let mut rig = Rig::start(0);
+    for len in [100, 200, 300] {
+        rig.send(len);
+    }
+    for i in 0..3 {
+        rig.receive.add(&[Part::In(DATA + i * 0x1000, 2000)]);
+    }
+    rig.receive.kick();
+    for len in [100, 200, 300] {
+        assert_eq!(rig.receive.wait_used().1, len);
+    }
+    // A driver that polls meanwhile would be told of nothing.
+    wait(|| rig.told.interrupts() == 2);
+}
+
+#[test]
 fn mergeable_buffers_hold_a_packet_together() {
     let mut rig = Rig::start(MERGEABLE);
     for i in 0..5 {
