@@ -17,7 +17,7 @@ use vireo_tests::{
         firmware::{self, Firmware},
         here, idle, load, micro, rounds, size, table,
     },
-    guest,
+    guest::debian::{Debian, debian},
     node::{
         Node, Options, Request, Stream,
         share::{Build, builds_folder},
@@ -41,7 +41,7 @@ struct Arguments {
     /// How often each start of a monitor is measured; loads half as often, firmware a fifth.
     #[arg(long, default_value_t = 10)]
     runs: usize,
-    /// Of the loads only those whose name has this in it.
+    /// Of the loads only those whose name has this in it, or one of several with commas between.
     #[arg(long)]
     only: Option<String>,
     /// Where the figures go.
@@ -100,7 +100,7 @@ fn main() -> Result<ExitCode> {
 fn measure(part: Part, arguments: &Arguments) -> Result<Vec<Figure>> {
     match part {
         Part::Boot | Part::Load => in_node(part, arguments, None),
-        Part::Bios | Part::Efi => in_node(part, arguments, Some(guest::debian::debian()?)),
+        Part::Bios | Part::Efi => in_node(part, arguments, Some(debian()?)),
         Part::Here => on_host(arguments.runs),
         Part::Micro => micro::run(&builds_folder()?.join("bench/criterion")),
         Part::Size => size::figures(&release()?),
@@ -125,8 +125,8 @@ fn on_host(runs: usize) -> Result<Vec<Figure>> {
 }
 
 /// In a fresh node; in another one if the first one's emulator ends itself, and then not at all.
-fn in_node(part: Part, arguments: &Arguments, guest_disk: Option<PathBuf>) -> Result<Vec<Figure>> {
-    let options = Options { guest_disk, ..Options::prepare("bench", Build::Release, true)? };
+fn in_node(part: Part, arguments: &Arguments, guest: Option<Debian>) -> Result<Vec<Figure>> {
+    let options = Options { guest, ..Options::prepare("bench", Build::Release, true)? };
     for _ in 0..2 {
         let node = Node::boot(&options)?;
         match in_this_node(&node, part, arguments) {

@@ -18,9 +18,10 @@ use crate::progress;
 use rig::Rig;
 use rows::{Row, rows};
 
-/// Runs every row that has `only` in its name. `share` is the node's `/vireo`.
+/// Runs every row that has `only` in its name, or one of several with commas between. `share` is the node's `/vireo`.
 pub fn run(share: &Path, runs: usize, only: Option<&str>) -> Result<Vec<Figure>> {
-    let rows: Vec<Row> = rows().filter(|row| only.is_none_or(|only| row.name.contains(only))).collect();
+    let rows: Vec<Row> =
+        rows().filter(|row| only.is_none_or(|only| only.split(',').any(|part| row.name.contains(part)))).collect();
     if rows.is_empty() {
         return Ok(Vec::new());
     }

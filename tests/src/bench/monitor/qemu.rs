@@ -80,7 +80,10 @@ fn arguments(machine: &str, guest: &Guest) -> Vec<String> {
         add("-object", format!("iothread,id=io{number}"));
         let cache = if disk.cached { "writeback" } else { "none" };
         add("-drive", format!("if=none,id=d{number},file={path},format={format},cache={cache},aio=io_uring"));
-        add("-device", format!("virtio-blk-pci,drive=d{number},iothread=io{number},bootindex={number}"));
+        // A kernel takes the first place itself.
+        let order =
+            if matches!(guest.boot, Boot::Kernel { .. }) { String::new() } else { format!(",bootindex={number}") };
+        add("-device", format!("virtio-blk-pci,drive=d{number},iothread=io{number}{order}"));
     }
     for (number, card) in guest.cards.iter().enumerate() {
         let (tap, vhost) = (&card.tap, if card.vhost { "on" } else { "off" });
@@ -112,7 +115,7 @@ mod tests {
         guest.vsock = Some(7);
         let text = arguments("q35", &guest).join(" ");
         for part in [
-            "file=/d,format=qcow2,cache=none,aio=io_uring -device virtio-blk-pci,drive=d0,iothread=io0,bootindex=0",
+            "file=/d,format=qcow2,cache=none,aio=io_uring -device virtio-blk-pci,drive=d0,iothread=io0",
             "ifname=t0,script=no,downscript=no,vhost=on -device virtio-net-pci,netdev=n0,mac=02:00:00:00:00:0a",
             "vhost-vsock-pci,guest-cid=7",
         ] {
