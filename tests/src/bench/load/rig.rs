@@ -38,17 +38,21 @@ const LIMIT: Duration = Duration::from_mins(5);
 const PORT: u16 = 5001;
 
 /// A tap, and who is on its both ends.
+#[derive(Debug)]
 struct Network {
     subject: Subject,
+    /// The node's kernel moves the packets.
+    vhost: bool,
     tap: &'static str,
     host: &'static str,
     guest: &'static str,
 }
 
-const NETWORKS: [Network; 3] = [
-    Network { subject: Subject::Vireo, tap: "load0", host: "10.77.0.1", guest: "10.77.0.2" },
-    Network { subject: Subject::Qemu, tap: "load1", host: "10.77.1.1", guest: "10.77.1.2" },
-    Network { subject: Subject::QemuWithoutVhost, tap: "load2", host: "10.77.2.1", guest: "10.77.2.2" },
+const NETWORKS: [Network; 4] = [
+    Network { subject: Subject::Vireo, vhost: true, tap: "load0", host: "10.77.0.1", guest: "10.77.0.2" },
+    Network { subject: Subject::Vireo, vhost: false, tap: "load1", host: "10.77.1.1", guest: "10.77.1.2" },
+    Network { subject: Subject::Qemu, vhost: true, tap: "load2", host: "10.77.2.1", guest: "10.77.2.2" },
+    Network { subject: Subject::Qemu, vhost: false, tap: "load3", host: "10.77.3.1", guest: "10.77.3.2" },
 ];
 
 /// Guests at work.
@@ -77,8 +81,6 @@ pub enum Subject {
     Vireo,
     /// QEMU's q35.
     Qemu,
-    /// The same one, its packets moved by QEMU itself instead of the node's kernel (vhost-net).
-    QemuWithoutVhost,
 }
 
 impl Subject {
@@ -87,7 +89,6 @@ impl Subject {
         match self {
             Self::Vireo => "Vireo",
             Self::Qemu => "QEMU q35",
-            Self::QemuWithoutVhost => "QEMU q35 without vhost",
         }
     }
 }
@@ -142,9 +143,9 @@ impl Rig {
                 ))?;
                 None
             }
-            What::Tcp(load) => {
-                let network =
-                    NETWORKS.iter().find(|network| network.subject == subject).context("it has no network")?;
+            What::Tcp { load, vhost } => {
+                let mine = |network: &&Network| network.subject == subject && network.vhost == *vhost;
+                let network = NETWORKS.iter().find(mine).context("it has no network")?;
                 running.type_line(&format!("{asked} tcp {}:{PORT} {load} {TIME}", network.host))?;
                 Some(self.tcp.accept()?)
             }
@@ -168,8 +169,7 @@ impl Rig {
 
 /// A subject's guest.
 fn seat(seats: &mut [Seat], subject: Subject) -> Result<&mut Seat> {
-    let machine = if subject == Subject::Vireo { Subject::Vireo } else { Subject::Qemu };
-    seats.iter_mut().find(|seat| seat.subject == machine).context("it has no guest")
+    seats.iter_mut().find(|seat| seat.subject == subject).context("it has no guest")
 }
 
 fn boot(monitor: &Monitor, guest: &Guest) -> Result<Running> {
@@ -211,15 +211,14 @@ fn initrd(share: &Path) -> Result<PathBuf> {
 }
 
 fn guest(share: &Path, initrd: &Path, subject: Subject) -> Result<Guest> {
-    let is_vireo = |subject| subject == Subject::Vireo;
-    let networks: Vec<_> = NETWORKS.iter().filter(|network| is_vireo(network.subject) == is_vireo(subject)).collect();
+    let networks: Vec<_> = NETWORKS.iter().filter(|network| network.subject == subject).collect();
     let addresses: Vec<_> = networks.iter().map(|network| network.guest).collect();
     let cmdline = format!("console=ttyS0 quiet rdinit=/load/init load.ips={}", addresses.join(","));
     let mut guest = Guest::kernel(&share.join("guest/vmlinuz"), Some(initrd), &cmdline);
-    guest.vsock = Some(if is_vireo(subject) { 3 } else { 4 });
+    guest.vsock = Some(if subject == Subject::Vireo { 3 } else { 4 });
     for (network, last) in networks.into_iter().zip(1..) {
-        let vhost = network.subject == Subject::Qemu;
-        guest.cards.push(Card { tap: network.tap.to_owned(), mac: [2, 0, 0, 0, 0, last], vhost });
+        let Network { tap, vhost, .. } = *network;
+        guest.cards.push(Card { tap: tap.to_owned(), mac: [2, 0, 0, 0, 0, last], vhost });
     }
     for format in ["raw", "qcow2"] {
         let path = Path::new(FOLDER).join(format!("{subject:?}.{format}"));

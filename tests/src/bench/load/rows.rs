@@ -1,16 +1,11 @@
 //! The rows: names, what the guest is asked, what of its answer is told.
 
-use super::rig::Subject;
-
 /// At least as fast as the peer.
 const EVEN: f64 = 1.0;
 /// 1.3 times as fast.
 const FASTER: f64 = 0.77;
 /// How long a load runs, milliseconds.
 pub const TIME: u32 = 400;
-
-const BOTH: [Subject; 2] = [Subject::Vireo, Subject::Qemu];
-const ALL: [Subject; 3] = [Subject::Vireo, Subject::Qemu, Subject::QemuWithoutVhost];
 
 /// A row.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,8 +18,6 @@ pub struct Row {
     pub unit: &'static str,
     /// Units of the figure per nanosecond and unit of the load.
     pub scale: f64,
-    /// Who does it, in the order of their turns.
-    pub subjects: &'static [Subject],
     /// The aim for Vireo's part of the peer's time.
     pub bound: f64,
 }
@@ -40,7 +33,12 @@ pub enum What {
         load: String,
     },
     /// `send`, `receive` or `echo` over the network.
-    Tcp(&'static str),
+    Tcp {
+        /// Which.
+        load: &'static str,
+        /// The node's kernel moves the packets (vhost-net); else the monitor itself.
+        vhost: bool,
+    },
     /// The same over vsock.
     Vsock(&'static str),
 }
@@ -57,11 +55,13 @@ fn streams() -> impl Iterator<Item = Row> {
         ("guest_to_host", "send", "us/MiB", 1.024),
         ("round_trip", "echo", "us", 1e-3),
     ];
-    ["net/tcp", "vsock/stream"].into_iter().flat_map(move |kind| {
+    ["net/tcp", "net/userspace_tcp", "vsock/stream"].into_iter().flat_map(move |kind| {
         loads.map(|(name, load, unit, scale)| {
-            let (what, subjects): (_, &[Subject]) =
-                if kind == "net/tcp" { (What::Tcp(load), &ALL) } else { (What::Vsock(load), &BOTH) };
-            Row { name: format!("{kind}_{name}"), what, unit, scale, subjects, bound: EVEN }
+            let what = match kind {
+                "vsock/stream" => What::Vsock(load),
+                kind => What::Tcp { load, vhost: kind == "net/tcp" },
+            };
+            Row { name: format!("{kind}_{name}"), what, unit, scale, bound: EVEN }
         })
     })
 }
@@ -79,7 +79,6 @@ fn disks() -> impl Iterator<Item = Row> {
                             what: What::Disk { disk, load: format!("{direction} {order} {block} {depth}") },
                             unit: "us",
                             scale: 1e-3,
-                            subjects: &BOTH,
                             bound: if small_and_random { FASTER } else { EVEN },
                         });
                     }

@@ -56,7 +56,7 @@ pub struct Card {
     pub tap: String,
     /// The hardware address.
     pub mac: [u8; 6],
-    /// The host's kernel moves the packets (vhost-net), where the monitor lets one choose.
+    /// The host's kernel moves the packets (vhost-net).
     pub vhost: bool,
 }
 

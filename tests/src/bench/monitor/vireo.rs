@@ -84,7 +84,11 @@ fn machine(guest: &Guest, files: &mut Vec<OwnedFd>) -> Result<MachineConfig> {
     for card in &guest.cards {
         let taps = open_tap(&card.tap, 1).with_context(|| format!("open tap {}", card.tap))?;
         let taps = taps.into_iter().map(&mut give).collect::<Result<_>>()?;
-        nics.push(NicConfig::new(card.tap.clone(), taps, card.mac));
+        let mut vhosts = Vec::new();
+        if card.vhost {
+            vhosts.push(give(open(Path::new("/dev/vhost-net"), true)?)?);
+        }
+        nics.push(NicConfig { vhosts, ..NicConfig::new(card.tap.clone(), taps, card.mac) });
     }
     Ok(MachineConfig {
         name: "bench".to_owned(),
