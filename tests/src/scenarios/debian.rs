@@ -30,8 +30,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 const DISK: &str = "/dev/disk/guest";
-/// For one step of a boot.
-const BOOT_LIMIT: Duration = Duration::from_mins(9);
+/// For one step of a boot, on a node that does other work as well.
+const BOOT_LIMIT: Duration = Duration::from_mins(15);
 const NAME: &str = "seeded";
 const USER_DATA: &str = "#cloud-config
 users:
@@ -99,7 +99,7 @@ fn by_bios(bench: &mut Bench) -> Result<()> {
     pod.remove(bench)
 }
 
-/// Raw, EFI; and once more after a reboot.
+/// Raw, EFI. Once: each second in OVMF may be an emulated node's last (`tests/README.md`).
 fn by_efi(_: &mut Bench) -> Result<()> {
     let mut machine = start(&json!({"bootloader": {"efi": {}}}))?;
     let shown = boot(&mut machine, NAME)?;
@@ -108,9 +108,6 @@ fn by_efi(_: &mut Bench) -> Result<()> {
     }
     log_in(&mut machine, NAME, 1)?;
     introduced(&mut machine)?;
-    machine.send("sudo systemctl reboot\n")?;
-    machine.wait_for("BdsDxe: starting Boot", BOOT_LIMIT)?;
-    machine.wait_for(&format!("{NAME} login:"), BOOT_LIMIT)?;
     machine.power_off(BOOT_LIMIT)
 }
 
