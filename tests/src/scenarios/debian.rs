@@ -40,7 +40,7 @@ write_files:
 - {path: /etc/vireo-seed, content: \"told by cloud-init\\n\"}
 ssh_genkeytypes: [ed25519]
 ";
-/// Nothing answers DHCP yet.
+/// The address that DHCP would give, said by cloud-init.
 const NETWORK_DATA: &str = "
 version: 2
 ethernets:
