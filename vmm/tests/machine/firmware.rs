@@ -49,10 +49,27 @@ payload!(
     "jmp 3b",
 );
 
-/// A disk (large enough to have cylinders) whose boot sector reads `text` from the one after it.
+// Another: tells that it runs, and resets the machine as a keyboard controller does.
+payload!(
+    resetting_sector,
+    "16",
+    "mov dx, 0x700",
+    "mov eax, 0x5e",
+    "out dx, eax",
+    "mov al, 0xfe",
+    "out 0x64, al",
+    "2: hlt",
+    "jmp 2b",
+);
+
+/// A disk whose boot sector reads `text` from the one after it.
 fn disk(text: [u8; 4]) -> File {
+    disk_with(boot_sector(), text)
+}
+
+/// A disk (large enough to have cylinders) with this code in its boot sector.
+fn disk_with(code: &[u8], text: [u8; 4]) -> File {
     let mut sectors = vec![0; 2 << 20];
-    let code = boot_sector();
     sectors[..code.len()].copy_from_slice(code);
     // The disk address packet: one sector, to 0000:8000, from sector 1.
     sectors[0x100..0x110].copy_from_slice(&[16, 0, 1, 0, 0, 0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
@@ -100,6 +117,21 @@ fn seabios_boots_what_the_order_names_first() {
         "Booting from Hard Disk",
     ] {
         assert!(messages.contains(found), "no {found:?} in:\n{messages}");
+    }
+}
+
+// Seconds, twice.
+#[test]
+fn seabios_boots_again_after_a_reset() {
+    let bios = File::open(SEABIOS).unwrap_or_else(|e| panic!("{SEABIOS}: {e}; install seabios"));
+    let firmware = FirmwareConfig::Bios { image: FdIndex(1), serial: false };
+    let (mut config, fds) =
+        machine(firmware, vec![BootDevice::Disk(0)], vec![bios, disk_with(resetting_sector(), [0; 4])]);
+    config.disks = vec![DiskConfig::new("d", FdIndex(2))];
+    let rig = Rig::with((config, fds));
+    for boots in 1..=2 {
+        assert_eq!(rig.run(rig.build()).outcome_within(6 * LIMIT), Some(Outcome::Reset));
+        assert_eq!(rig.reports.all(), vec![0x5e; boots]);
     }
 }
 
