@@ -82,8 +82,8 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
 
 /// A scenario with the full Debian guest, in a node of its own that has its disk.
 ///
-/// Probably since OVMF writes CR8 after interrupts, QEMU's emulation of SVM up to 7.2 ends itself (an assertion in `tcg_handle_interrupt`)
-/// where the next interrupt waits already. That says nothing of the guest: it is tried anew. Not to have seen it at all is a failure.
+/// QEMU may end itself under OVMF (an assertion in `tcg_handle_interrupt`, `tests/README.md`). That says nothing of the guest: it is tried
+/// anew. Not to have seen it at all is a failure.
 fn boot_debian(options: &Options, name: &'static str) -> Result<Tally> {
     let options = Options { guest: Some(guest::debian::debian()?), ..options.clone() };
     for _ in 0..=LOSSES {

@@ -59,10 +59,11 @@ fn descriptors(bench: &mut Bench) -> Result<()> {
     let vmm = pod.vmm()?;
     for target in crate::jail::descriptors(i32::try_from(vmm)?)?.into_values() {
         let anonymous = ["anon_inode:", "socket:", "pipe:", "/memfd:"].iter().any(|kind| target.starts_with(kind));
-        let given = ["/dev/kvm", "/dev/net/tun", "/dev/null", "/disk/disk.img", "/boot/vmlinuz", "/boot/initrd.img"];
+        let devices = ["/dev/kvm", "/dev/net/tun", "/dev/vhost-net", "/dev/null"];
+        let files = ["/disk/disk.img", "/boot/vmlinuz", "/boot/initrd.img"];
         // What the guest writes goes to an overlay without a name.
         let overlay = target.contains("/rootfs/.vireo-overlay-") && target.ends_with(" (deleted)");
-        if !anonymous && !overlay && !given.iter().any(|given| target.ends_with(given)) {
+        if !anonymous && !overlay && !devices.iter().chain(&files).any(|given| target.ends_with(given)) {
             bail!("it holds {target}");
         }
     }
