@@ -11,7 +11,10 @@ use super::{
     shell::output,
 };
 
-pub(super) const SCENARIOS: &[Scenario] = &[Scenario::each("a_paused_guest_stands_still_and_goes_on", pause)];
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario::each("a_paused_guest_stands_still_and_goes_on", pause),
+    Scenario::once("the_node_s_tool_reaches_machines", tool),
+];
 
 /// The most that the guest's clock may be off after a pause, seconds: an emulated node is slow to answer.
 const CLOCK_TOLERANCE: u64 = 10;
@@ -46,6 +49,34 @@ fn pause(bench: &mut Bench) -> Result<()> {
         ensure!(now.abs_diff(told) <= CLOCK_TOLERANCE, "the guest's clock says {told}, the node's {now}");
     }
     ensure!(pod.http("/")?.starts_with("hello from"), "the guest has lost its network");
+    pod.remove(bench)
+}
+
+/// `vireo ps` and its like, through `vireo.v1.Machine` on the shim's socket.
+fn tool(bench: &mut Bench) -> Result<()> {
+    let mut pod = bench.pod(PodSpec::guest())?;
+    pod.create(bench)?;
+    pod.start(bench)?;
+    let mut console = pod.attach(bench)?;
+    console.wait_for(PROMPT, LIMIT)?;
+    let name = pod.name.clone();
+    let shown = |of: &str| -> Result<String> {
+        let table = output(["vireo", of])?;
+        let line = table.lines().find(|line| line.split('/').any(|part| part.split(' ').next() == Some(&name)));
+        line.map(str::to_owned).with_context(|| format!("vireo {of} does not show {name}:\n{table}"))
+    };
+    ensure!(shown("ps")?.contains("running"), "{}", shown("ps")?);
+    output(["vireo", "pause", &name])?;
+    ensure!(shown("ps")?.contains("paused"), "{}", shown("ps")?);
+    let again = output(["vireo", "pause", &name]).err().context("a paused machine can't be paused")?;
+    ensure!(format!("{again:#}").contains("already paused"), "{again:#}");
+    output(["vireo", "resume", &name])?;
+    console.send("echo sum=$((40+2))\n")?;
+    console.wait_for("sum=42", LIMIT)?;
+    ensure!(shown("top")?.contains("MiB"), "{}", shown("top")?);
+    output(["vireo", "power-button", &name])?;
+    let status = pod.wait_exit(bench)?;
+    ensure!(status.exit_code == 0, "{}: {}", status.exit_code, status.message);
     pod.remove(bench)
 }
 
