@@ -4,7 +4,7 @@ set -eu
 
 packages=(
     gcc libc6-dev         # linking
-    qemu-system-x86       # virtual nodes
+    qemu-system-x86       # beside Vireo in `make bench`, on this machine's own KVM
     qemu-utils            # qcow2 images made by somebody else
     seabios               # machine tests boot it
     e2fsprogs             # their disks
