@@ -37,7 +37,7 @@ pub fn run(selection: &[&str]) -> Result<Tally> {
     }
     let status = child.wait()?;
     if tally.skipped > 0 {
-        tally.why.push("ignored where they stand: what other tests run as a process of their own".to_owned());
+        tally.why.push("ignored, each with its reason: what other tests run as a process of their own, and what needs a device that nodes have".to_owned());
     }
     if !status.success() && tally.failed == 0 {
         // It did not compile, say.

@@ -38,9 +38,8 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// `None` where the host has no vhost-net: a node has, and runs this test too.
-    fn new() -> Option<Self> {
-        let vhost = File::options().read(true).write(true).open("/dev/vhost-net").ok()?;
+    fn new() -> Self {
+        let vhost = File::options().read(true).write(true).open("/dev/vhost-net").expect("/dev/vhost-net");
         let (taps, wire) = tap(1);
         let (ram, told, link) = (ram(), Arc::new(Told::default()), Link::new(true));
         let mut net = Net::new("test".into(), taps, MAC, None, link.clone()).unwrap();
@@ -48,7 +47,7 @@ impl Kernel {
         let (receive, transmit) = (DriverQueue::new(&ram, 0x1000, 64), DriverQueue::new(&ram, 0x5000, 64));
         let mut kernel = Self { net, wire, link, receive, transmit, told, events: EventThread::start(), sent: 0 };
         kernel.activate();
-        Some(kernel)
+        kernel
     }
 
     fn activate(&mut self) {
@@ -117,8 +116,9 @@ impl Kernel {
 }
 
 #[test]
+#[ignore = "needs /dev/vhost-net, as nodes have; a scenario of theirs has the kernel move a guest's packets"]
 fn the_kernel_moves_packets_until_it_is_told_not_to() {
-    let Some(mut card) = Kernel::new() else { return };
+    let mut card = Kernel::new();
     card.passes_both_ways();
     assert_eq!(Kernel::threads(), 0);
     wait(|| card.told.interrupts() >= 2);
@@ -152,8 +152,9 @@ fn the_kernel_moves_packets_until_it_is_told_not_to() {
 }
 
 #[test]
+#[ignore = "needs /dev/vhost-net, as nodes have; a scenario of theirs has the kernel move a guest's packets"]
 fn a_broken_ring_breaks_the_device() {
-    let Some(mut card) = Kernel::new() else { return };
+    let mut card = Kernel::new();
     card.transmit.add(&[Part::Out(1 << 40, 100)]);
     card.transmit.set_available(500);
     card.transmit.kick();
