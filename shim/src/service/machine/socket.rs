@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -16,6 +17,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use vireo_runtimeclass::machine_service::v1::machine_server::MachineServer;
 
 use super::MachineService;
+
+/// After a client that couldn't be taken, for want of descriptors say: it waits in the socket, and would be asked for at once.
+const REST: Duration = Duration::from_secs(1);
 
 /// A served socket; dropping it ends its connections and removes it.
 #[derive(Debug)]
@@ -63,7 +67,10 @@ async fn accept(listener: UnixListener, service: MachineService) {
                 Ok((client, _)) => {
                     connections.spawn(connection(client, service.clone()));
                 }
-                Err(error) => return log::warn!("the machine's service: no more clients: {error}"),
+                Err(error) => {
+                    log::warn!("the machine's service: a client: {error}");
+                    tokio::time::sleep(REST).await;
+                }
             },
             Some(_) = connections.join_next() => {}
         }
