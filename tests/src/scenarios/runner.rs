@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Bench, Scenario, Under, catalogue, leftovers::Leftovers, pod, shell};
+use super::{Bench, Scenario, Under, catalogue, eventually, leftovers::Leftovers, pod, shell};
 use crate::cri::v1;
 
 /// Which scenarios run.
@@ -45,6 +45,9 @@ pub fn provision(containerd: &str) -> Result<()> {
     shell::output(["ctr", "-n", "k8s.io", "images", "import", "/vireo/images/containerdisk.tar"])?;
     Ok(())
 }
+
+/// How long containerd may refuse to remove a pod.
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the selected scenarios; whether none failed.
 pub fn run(selection: &Selection) -> Result<bool> {
@@ -102,11 +105,20 @@ fn finish(bench: &mut Bench, before: &Leftovers, result: Result<()>) -> Result<(
     Ok(())
 }
 
-/// Removes every pod.
+/// Removes every pod. Tried until it works: containerd refuses to remove a container whose end it hasn't noted yet, and a
+/// second try of a scenario that began beside the first one's pods would be told that it removed them.
 fn clean_up(bench: &mut Bench) -> Result<()> {
     if bench.cri().version(v1::VersionRequest::default()).is_err() {
         bench.restart_containerd()?;
     }
+    let end = Instant::now() + CLEAN_UP_LIMIT;
+    eventually("every pod removed", CLEAN_UP_LIMIT, || match remove_pods(bench) {
+        Err(error) if Instant::now() > end => Err(error),
+        removed => Ok(removed.ok()),
+    })
+}
+
+fn remove_pods(bench: &mut Bench) -> Result<()> {
     for sandbox in bench.cri().list_pod_sandbox(v1::ListPodSandboxRequest {})?.items {
         bench.cri().stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() })?;
         bench.cri().remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: sandbox.id })?;
