@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cidr;
+pub mod claims;
 pub mod kubevirt;
 pub mod machine_service;
 pub mod parse;
@@ -17,6 +18,7 @@ mod schema;
 pub mod validate;
 
 pub use cidr::Cidr;
+pub use claims::{Claims, parse_claims};
 pub use parse::{ParseError, parse_virtual_machine, parse_vmi};
 pub use quantity::Quantity;
 pub use rate_limits::{RateLimits, parse_rate_limits};

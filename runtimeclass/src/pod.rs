@@ -12,6 +12,9 @@ pub const ANNOTATION_VMI: &str = "vireo.dev/vmi";
 /// Annotation with the rate limits of the machine's devices ([`crate::RateLimits`]) as JSON.
 pub const ANNOTATION_RATE_LIMITS: &str = "vireo.dev/rate-limits";
 
+/// Annotation with what is to become of claims that have no disk image yet ([`crate::Claims`]) as JSON.
+pub const ANNOTATION_CLAIMS: &str = "vireo.dev/claims";
+
 /// What the names of Vireo's annotations start with; there are no others than those above.
 pub const ANNOTATION_PREFIX: &str = "vireo.dev/";
 
@@ -24,7 +27,7 @@ pub const NODE_CONFIG: &str = "/etc/vireo/config.json";
 /// User and group that the VMM runs as where the pod names none: KubeVirt's `qemu`, owner of the files in a containerDisk.
 pub const DEFAULT_ID: u32 = 107;
 
-/// Folder of a container where claims are mounted, each below its volume's name (KubeVirt's place).
+/// Folder of a container where claims and folders of the node are mounted, each below its volume's name (KubeVirt's place).
 pub const CLAIMS_DIR: &str = "/var/run/kubevirt-private/vmi-disks";
 
 /// Name of the disk image in a claim with a file system (KubeVirt's and CDI's).
@@ -35,3 +38,22 @@ pub const VARIABLES_DIR: &str = "/var/lib/libvirt/qemu/nvram";
 
 /// Name of the file with EFI's variables there. A claim has one machine.
 pub const VARIABLES_FILE: &str = "VARS.fd";
+
+/// Folder of a container where ConfigMaps are mounted, each below its volume's name (as those below, KubeVirt's place).
+pub const CONFIG_MAPS_DIR: &str = "/var/run/kubevirt-private/config-map";
+
+/// Folder of a container where Secrets are mounted, each below its volume's name, or, with access credentials in it, its own
+/// with [`CREDENTIALS_SUFFIX`].
+pub const SECRETS_DIR: &str = "/var/run/kubevirt-private/secret";
+
+/// Folder of a container where the downward API's files are mounted.
+pub const DOWNWARD_API_DIR: &str = "/var/run/kubevirt-private/downwardapi";
+
+/// Folder of a container where the answers for Windows' set-up are mounted.
+pub const SYSPREP_DIR: &str = "/var/run/kubevirt-private/sysprep";
+
+/// Folder of a container where its service account's token is mounted, in every pod.
+pub const SERVICE_ACCOUNT_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// What the name of a mounted Secret with access credentials ends with.
+pub const CREDENTIALS_SUFFIX: &str = "-access-cred";

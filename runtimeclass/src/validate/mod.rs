@@ -11,6 +11,7 @@ mod networks;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 use std::fmt;
 
@@ -21,6 +22,7 @@ use crate::kubevirt::v1::{DomainSpec, VirtualMachine, VirtualMachineInstanceSpec
 
 pub use identity::parse_uuid;
 pub use networks::{GATEWAY_MAC, parse_mac};
+pub(crate) use volumes::DISK_SIZE;
 
 /// More vCPUs than this no machine of Vireo has: APIC ids have 8 bits, and 255 is the broadcast.
 pub const MAX_VCPUS: u64 = 254;
@@ -94,6 +96,7 @@ pub fn instance_spec(spec: &VirtualMachineInstanceSpec, path: &str) -> Vec<Probl
     }
     domain(&spec.domain, &mut rules);
     boot::check(spec, &mut rules);
+    volumes::check(spec, &mut rules);
     storage::check(spec, &mut rules);
     networks::check(spec, &mut rules);
     rules.problems

@@ -1,14 +1,12 @@
-//! Rules on disks and volumes.
+//! Rules on disks.
 
 use std::collections::HashSet;
 
-use super::{Rules, cloud_init};
-use crate::kubevirt::v1::{CustomBlockSize, Disk, VirtualMachineInstanceSpec, Volume};
+use super::Rules;
+use crate::kubevirt::v1::{CustomBlockSize, Disk, VirtualMachineInstanceSpec};
 
 /// As many disks as a machine's PCI bus has room for beside its other devices.
-const MAX_DISKS: usize = 24;
-/// Sizes that an empty disk may have, bytes: what guests find room on, and what file systems can hold.
-const EMPTY_DISK: std::ops::RangeInclusive<u64> = 1 << 20..=64 << 40;
+pub(super) const MAX_DISKS: usize = 24;
 /// Length of a virtio-blk serial, bytes (virtio 1.3 §5.2.6).
 const MAX_SERIAL: usize = 20;
 
@@ -18,61 +16,6 @@ const LOGICAL_BLOCK: std::ops::RangeInclusive<u32> = 512..=4096;
 const MAX_PHYSICAL_BLOCK: u32 = 2 << 20;
 
 pub(super) fn check(spec: &VirtualMachineInstanceSpec, rules: &mut Rules<'_>) {
-    volumes(spec, rules);
-    disks(spec, rules);
-}
-
-fn volumes(spec: &VirtualMachineInstanceSpec, rules: &mut Rules<'_>) {
-    let mut names = HashSet::new();
-    for (index, volume) in spec.volumes.iter().enumerate() {
-        let at = format!("volumes[{index}]");
-        name(&volume.name, &at, &mut names, rules);
-        source(volume, &at, rules);
-    }
-    if spec.volumes.len() > MAX_DISKS {
-        rules.refuse("volumes", format!("{} volumes; a machine has room for {MAX_DISKS}", spec.volumes.len()));
-    }
-}
-
-/// A volume has one source, and that is sound.
-fn source(volume: &Volume, at: &str, rules: &mut Rules<'_>) {
-    let Volume { name: _, container_disk, host_disk, ephemeral, empty_disk, cloud_init_no_cloud } = volume;
-    let disks = [container_disk.is_some(), host_disk.is_some(), ephemeral.is_some(), empty_disk.is_some()];
-    let sources = disks.into_iter().chain([cloud_init_no_cloud.is_some()]);
-    match sources.filter(|there| *there).count() {
-        0 => rules.refuse(
-            at,
-            "has no source; containerDisk, hostDisk, ephemeral, emptyDisk and cloudInitNoCloud are supported",
-        ),
-        1 => {}
-        _ => rules.refuse(at, "has more than one source"),
-    }
-    if container_disk.as_ref().and_then(|disk| disk.path.as_deref()).is_some_and(|path| !path.starts_with('/')) {
-        rules.refuse(format_args!("{at}.containerDisk.path"), "must be absolute");
-    }
-    if let Some(disk) = host_disk.as_ref().filter(|disk| disk.kind != "Disk") {
-        let what = format!("{:?} is not supported by vireo; Disk is", disk.kind);
-        rules.refuse(format_args!("{at}.hostDisk.type"), what);
-    }
-    if let Some(ephemeral) = ephemeral {
-        match &ephemeral.persistent_volume_claim {
-            None => rules.refuse(format_args!("{at}.ephemeral.persistentVolumeClaim"), "missing"),
-            Some(claim) if claim.claim_name.is_empty() => {
-                rules.refuse(format_args!("{at}.ephemeral.persistentVolumeClaim.claimName"), "empty");
-            }
-            Some(_) => {}
-        }
-    }
-    if let Some(seed) = cloud_init_no_cloud {
-        cloud_init::check(seed, &format!("{at}.cloudInitNoCloud"), rules);
-    }
-    if let Some(disk) = empty_disk.as_ref().filter(|disk| !EMPTY_DISK.contains(&disk.capacity.value())) {
-        let what = format!("{} bytes; an empty disk has 1Mi to 64Ti", disk.capacity.value());
-        rules.refuse(format_args!("{at}.emptyDisk.capacity"), what);
-    }
-}
-
-fn disks(spec: &VirtualMachineInstanceSpec, rules: &mut Rules<'_>) {
     let mut names = HashSet::new();
     for (index, disk) in spec.domain.devices.disks.iter().enumerate() {
         let at = format!("domain.devices.disks[{index}]");
@@ -163,7 +106,7 @@ fn custom_block_size(size: CustomBlockSize, at: &str, rules: &mut Rules<'_>) {
 }
 
 /// A name is there, and not twice.
-fn name<'a>(name: &'a str, at: &str, names: &mut HashSet<&'a str>, rules: &mut Rules<'_>) {
+pub(super) fn name<'a>(name: &'a str, at: &str, names: &mut HashSet<&'a str>, rules: &mut Rules<'_>) {
     if name.is_empty() {
         rules.refuse(format_args!("{at}.name"), "empty");
     } else if !names.insert(name) {

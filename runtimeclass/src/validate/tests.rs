@@ -238,11 +238,7 @@ fn each_wrong_value_is_refused_by_its_path() {
             json!({"image": "x", "path": "disk/a"}),
             "spec.volumes[0].containerDisk.path: must be absolute",
         ),
-        (
-            "/volumes/0",
-            json!({"name": "root"}),
-            "spec.volumes[0]: has no source; containerDisk, hostDisk, ephemeral, emptyDisk and cloudInitNoCloud are supported",
-        ),
+        ("/volumes/0", json!({"name": "root"}), "spec.volumes[0]: has no source; persistentVolumeClaim, for one"),
         (
             "/volumes/0",
             json!({"name": "root", "ephemeral": {}}),
@@ -268,13 +264,57 @@ fn each_wrong_value_is_refused_by_its_path() {
         ),
         (
             "/volumes/0",
-            json!({"name": "root", "hostDisk": {"path": "/x", "type": "DiskOrCreate"}}),
-            "spec.volumes[0].hostDisk.type: \"DiskOrCreate\" is not supported by vireo; Disk is",
+            json!({"name": "root", "hostDisk": {"path": "/x", "type": "DiskOrNot"}}),
+            "spec.volumes[0].hostDisk.type: \"DiskOrNot\" is not supported by vireo; Disk and DiskOrCreate are",
         ),
         (
             "/volumes/0",
-            json!({"name": "root", "cloudInitConfigDrive": {}}),
-            "spec.volumes[0].cloudInitConfigDrive: not supported by vireo",
+            json!({"name": "root", "hostDisk": {"path": "/x", "type": "Disk", "capacity": "1Gi"}}),
+            "spec.volumes[0].hostDisk.capacity: is for type DiskOrCreate; leave it out",
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "root", "hostDisk": {"path": "/x", "type": "DiskOrCreate", "capacity": "1k"}}),
+            "spec.volumes[0].hostDisk.capacity: 1000 bytes; a disk has 1Mi to 64Ti",
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "root", "hostDisk": {"path": "/x/..", "type": "Disk"}}),
+            "spec.volumes[0].hostDisk.path: \"/x/..\" names no file",
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "root", "persistentVolumeClaim": {"claimName": ""}}),
+            "spec.volumes[0].persistentVolumeClaim.claimName: empty",
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "root", "dataVolume": {"name": "a", "hotpluggable": true}}),
+            "spec.volumes[0].dataVolume.hotpluggable: not supported by vireo",
+        ),
+        (
+            "/volumes",
+            json!([{"name": "root", "containerDisk": {"image": "x"}}, {"name": "../x", "emptyDisk": {"capacity": "1Gi"}}]),
+            "spec.volumes[1].name: \"../x\" can't be the name of a volume",
+        ),
+        (
+            "/volumes/0",
+            json!({"name": "root", "configMap": {"name": "a", "volumeLabel": "a\nb"}}),
+            "spec.volumes[0].configMap.volumeLabel: \"a\\nb\" is not supported by vireo; at most 32 characters of ASCII are",
+        ),
+        ("/volumes/0", json!({"name": "root", "secret": {}}), "spec.volumes[0].secret.secretName: empty"),
+        (
+            "/volumes/0",
+            json!({"name": "root", "sysprep": {"secret": {"name": "a"}, "configMap": {"name": "a"}}}),
+            "spec.volumes[0].sysprep: needs the name of a configMap or of a secret, one of the two",
+        ),
+        (
+            "/volumes",
+            json!([
+                {"name": "root", "serviceAccount": {"serviceAccountName": "a"}},
+                {"name": "two", "serviceAccount": {"serviceAccountName": "a"}},
+            ]),
+            "spec.volumes: more than one is a serviceAccount; a pod has one",
         ),
         ("/volumes", json!({}), "spec.volumes: must be a list"),
         ("/volumes/0/name", json!(7), "spec.volumes[0].name: must be a string"),
@@ -573,6 +613,7 @@ fn what_cloud_init_is_told_is_short_and_said_once() {
     for fine in [
         json!({"userData": "x".repeat(2048)}),
         json!({"networkData": "version: 2"}),
+        json!({"secretRef": {"name": "a"}, "networkDataSecretRef": {"name": "b"}}),
         json!({"userDataBase64": "YQ==", "networkData": "x", "userData": ""}),
         // 2048 bytes.
         json!({"networkDataBase64": format!("{}YWE=", "YWFh".repeat(682))}),
@@ -582,16 +623,20 @@ fn what_cloud_init_is_told_is_short_and_said_once() {
     for (seed, field, what) in [
         (json!({}), "", "has neither userData nor networkData"),
         (json!({"userData": "", "networkDataBase64": ""}), "", "has neither userData nor networkData"),
-        (json!({"userData": "x".repeat(2049)}), ".userData", "2049 bytes; at most 2048 are supported by vireo"),
+        (
+            json!({"userData": "x".repeat(2049)}),
+            ".userData",
+            "2049 bytes; at most 2048 are supported by vireo, and secretRef takes more",
+        ),
         (
             json!({"networkDataBase64": "YWFh".repeat(683)}),
             ".networkDataBase64",
-            "2049 bytes; at most 2048 are supported by vireo",
+            "2049 bytes; at most 2048 are supported by vireo, and networkDataSecretRef takes more",
         ),
         (json!({"userDataBase64": "#cloud-config"}), ".userDataBase64", "is no base64"),
         (json!({"userData": "a", "userDataBase64": "YQ=="}), ".userDataBase64", "excludes userData; name one of them"),
-        (json!({"secretRef": {"name": "a"}}), ".secretRef", "not supported by vireo"),
-        (json!({"networkDataSecretRef": {"name": "a"}}), ".networkDataSecretRef", "not supported by vireo"),
+        (json!({"secretRef": {"name": ""}}), "", "has neither userData nor networkData"),
+        (json!({"userData": "a", "secretRef": {"name": "a"}}), ".secretRef", "excludes userData; name one of them"),
     ] {
         assert_eq!(told(seed.clone()), [format!("{at}{field}: {what}")], "{seed}");
     }

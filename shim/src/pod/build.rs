@@ -79,7 +79,7 @@ impl Inputs {
     fn prepare(self) -> anyhow::Result<Prepared> {
         let node = NodeConfig::read(Path::new(NODE_CONFIG))?;
         let vmm = open_vmm(&node)?;
-        let Annotated { spec, limits } = annotated(&self.oci)?;
+        let Annotated { spec, limits, claims } = annotated(&self.oci)?;
         let wishes = network::wishes(spec.as_ref(), &self.name);
         let mut network = match &self.netns {
             Some(netns) if !wishes.is_empty() => {
@@ -90,7 +90,7 @@ impl Inputs {
         };
         let mut nics = network.as_mut().map(Attachment::nics).transpose().context("tap")?.unwrap_or_default();
         network::accelerate(&mut nics, &limits, &node);
-        let place = Place::Pod { oci: &self.oci, rootfs: &self.rootfs };
+        let place = Place::Pod { oci: &self.oci, rootfs: &self.rootfs, claims: &claims };
         let plan =
             translate(Source { name: &self.name, spec: spec.as_ref(), limits: &limits, place, node: &node, nics })?;
         Ok(Prepared { vmm, plan, network })

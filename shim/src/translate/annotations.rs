@@ -2,9 +2,9 @@
 
 use oci_spec::runtime::Spec;
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
-use vireo_runtimeclass::pod::{ANNOTATION_PREFIX, ANNOTATION_RATE_LIMITS, ANNOTATION_VMI};
+use vireo_runtimeclass::pod::{ANNOTATION_CLAIMS, ANNOTATION_PREFIX, ANNOTATION_RATE_LIMITS, ANNOTATION_VMI};
 use vireo_runtimeclass::rate_limits::RateLimit as Wanted;
-use vireo_runtimeclass::{Quantity, RateLimits, parse_rate_limits, parse_vmi};
+use vireo_runtimeclass::{Claims, Quantity, RateLimits, parse_claims, parse_rate_limits, parse_vmi};
 use vireo_vmm::config::{DiskConfig, NicConfig, Rate, RateLimit};
 
 use super::TranslateError;
@@ -16,6 +16,8 @@ pub struct Annotated {
     pub spec: Option<VirtualMachineInstanceSpec>,
     /// [`ANNOTATION_RATE_LIMITS`].
     pub limits: RateLimits,
+    /// [`ANNOTATION_CLAIMS`].
+    pub claims: Claims,
 }
 
 /// Reads a container's annotations.
@@ -29,6 +31,7 @@ pub fn annotated(oci: &Spec) -> Result<Annotated, TranslateError> {
         match name.as_str() {
             ANNOTATION_VMI => annotated.spec = Some(parse_vmi(value).map_err(refused)?),
             ANNOTATION_RATE_LIMITS => annotated.limits = parse_rate_limits(value).map_err(refused)?,
+            ANNOTATION_CLAIMS => annotated.claims = parse_claims(value).map_err(refused)?,
             other if other.starts_with(ANNOTATION_PREFIX) => {
                 return Err(TranslateError::UnknownAnnotation(other.to_owned()));
             }
@@ -97,8 +100,7 @@ mod tests {
     #[test]
     fn one_that_nobody_reads_is_refused() {
         let refused = read(&json!({"vireo.dev/rate-limit": "{}"})).unwrap_err();
-        let expected =
-            "annotation vireo.dev/rate-limit: unknown; vireo.dev/vmi and vireo.dev/rate-limits are supported";
+        let expected = "annotation vireo.dev/rate-limit: unknown; vireo.dev/vmi, vireo.dev/rate-limits and vireo.dev/claims are supported";
         assert_eq!(refused, expected);
     }
 

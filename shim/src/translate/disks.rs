@@ -2,19 +2,15 @@
 //! spec, the image's containerDisk.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use uuid::Uuid;
-use vireo_runtimeclass::kubevirt::v1::{BlockSize as SpecBlockSize, CloudInitNoCloud, Disk, Volume};
-use vireo_vmm::config::{BlockSize, CacheMode, DiskConfig, ErrorPolicy, ImageFormat, JailConfig, MAX_QUEUES};
+use vireo_runtimeclass::kubevirt::v1::{BlockSize as SpecBlockSize, Disk, Volume};
+use vireo_vmm::config::{BlockSize, CacheMode, DiskConfig, ErrorPolicy, ImageFormat, MAX_QUEUES};
 
-use super::{Fds, FileSource, Place, Source, TranslateError, pod_identity};
-use crate::volume::{
-    ImageRoot, Purpose, Seed, VolumeError, block_sizes, claim_image, is_named_qcow2, local_scratch, open_local,
-    refuse_other_formats,
-};
+use super::volumes::{self, open_container_disk};
+use super::{Fds, FileSource, Place, Source, TranslateError};
+use crate::volume::{VolumeError, block_sizes};
 
 /// Name of the disk that nobody named.
 const DEFAULT_NAME: &str = "containerdisk";
@@ -28,11 +24,19 @@ pub(super) fn disks(
     let spec = match (source.spec, files) {
         (Some(spec), _) => spec,
         (None, FileSource::Image(root)) => {
-            let opened = open_container_disk(root, None, DEFAULT_NAME, false)?;
+            let opened = open_container_disk(root, None, false);
+            let opened = opened.map_err(|source| TranslateError::Disk { name: DEFAULT_NAME.to_owned(), source })?;
             return Ok(vec![opened.into_config(DEFAULT_NAME, fds)?]);
         }
         (None, FileSource::Local(_)) => return Ok(Vec::new()),
     };
+    if let Place::Pod { claims, .. } = source.place {
+        let is_claim = |volume: &Volume| volume.persistent_volume_claim.is_some() || volume.data_volume.is_some();
+        let known = |name: &&String| spec.volumes.iter().any(|volume| volume.name == **name && is_claim(volume));
+        if let Some(unknown) = claims.0.keys().find(|name| !known(name)) {
+            return Err(TranslateError::NoSuchClaim(unknown.clone()));
+        }
+    }
     let listed = &spec.domain.devices.disks;
     let multi_queue = spec.domain.devices.block_multi_queue.unwrap_or(false);
     let queues = if multi_queue { u16::try_from(vcpus).unwrap_or(MAX_QUEUES).clamp(1, MAX_QUEUES) } else { 1 };
@@ -46,15 +50,15 @@ pub(super) fn disks(
             let path = files.field(&format!("domain.devices.disks: {}", disk.name));
             return Err(TranslateError::Field { path, what: "has no volume" });
         };
-        let readonly = disk.is_readonly() || volume.cloud_init_no_cloud.is_some();
-        let opened = match &volume.cloud_init_no_cloud {
-            Some(seed) => make_seed(seed, &volume.name, (source.name, uuid))?,
-            None => open_volume((index, volume), &source.place, files, readonly)?,
-        };
+        let made = volume.sources().any(|source| source.is_made());
+        let readonly = disk.is_readonly() || made || is_readonly(volume);
+        let opened = volumes::open(source, files, uuid, (index, volume), readonly)?;
+        // As guests look for it: /dev/disk/by-id/virtio-<name>.
+        let serial = disk.serial.clone().or_else(|| made.then(|| serial(&volume.name)));
         let block_size = block_size(&disk, &opened.image)?;
         Ok(DiskConfig {
             readonly,
-            serial: disk.serial,
+            serial,
             shareable: disk.shareable.unwrap_or(false),
             cache: cache(disk.cache.as_deref()),
             queues,
@@ -65,6 +69,16 @@ pub(super) fn disks(
         })
     })
     .collect()
+}
+
+/// Whether the claim itself is for reading.
+fn is_readonly(volume: &Volume) -> bool {
+    volume.persistent_volume_claim.as_ref().and_then(|claim| claim.read_only) == Some(true)
+}
+
+/// As much of a volume's name as a serial has room for (virtio 1.3 §5.2.6).
+fn serial(name: &str) -> String {
+    name.chars().filter(char::is_ascii_graphic).take(20).collect()
 }
 
 /// Validation lets no other words through.
@@ -102,11 +116,11 @@ fn block_size(disk: &Disk, image: &File) -> Result<BlockSize, TranslateError> {
 }
 
 /// What a volume became.
-struct Opened {
-    image: File,
-    format: ImageFormat,
+pub(super) struct Opened {
+    pub(super) image: File,
+    pub(super) format: ImageFormat,
     /// Takes the guest's writes where the image is not to.
-    overlay: Option<File>,
+    pub(super) overlay: Option<File>,
 }
 
 impl Opened {
@@ -116,96 +130,6 @@ impl Opened {
         let (format, cache, on_error) = (self.format, cache(None), error_policy(None));
         Ok(DiskConfig { format, overlay, cache, on_error, ..DiskConfig::new(name, image) })
     }
-}
-
-fn open_volume(
-    (index, volume): (usize, &Volume),
-    place: &Place<'_>,
-    files: &FileSource<'_>,
-    readonly: bool,
-) -> Result<Opened, TranslateError> {
-    let refuse =
-        |source: &str, what| TranslateError::Field { path: files.field(&format!("volumes[{index}].{source}")), what };
-    let fail = |source| TranslateError::Disk { name: volume.name.clone(), source };
-    match (volume, place, files) {
-        (Volume { container_disk: Some(disk), .. }, _, FileSource::Image(root)) => {
-            open_container_disk(root, disk.path.as_deref(), &volume.name, readonly)
-        }
-        (Volume { container_disk: Some(_), .. }, _, FileSource::Local(_)) => {
-            Err(refuse("containerDisk", "vireo run pulls no images; use hostDisk with a file of this machine"))
-        }
-        (Volume { host_disk: Some(disk), .. }, Place::Local { folder, ephemeral, .. }, _) => {
-            let forget = ephemeral.contains(&volume.name);
-            open_host_disk(&folder.join(&disk.path), readonly, forget).map_err(fail)
-        }
-        // A file of the node is not for whoever may write a pod.
-        (Volume { host_disk: Some(_), .. }, ..) => {
-            Err(refuse("hostDisk", "not supported by vireo in a pod; vireo run takes it"))
-        }
-        (Volume { empty_disk: Some(disk), .. }, ..) => empty_disk(files, disk.capacity.value()).map_err(fail),
-        (_, Place::Pod { oci, .. }, FileSource::Image(root)) => {
-            let JailConfig { uid, gid } = pod_identity(oci);
-            let open = || {
-                let image = claim_image(oci, (uid, gid), &volume.name, Purpose::ReadOnlyDisk)?;
-                let overlay = if readonly { None } else { Some(root.scratch()?) };
-                Ok(Opened { image, format: ImageFormat::Detect, overlay })
-            };
-            open().map_err(fail)
-        }
-        _ => Err(refuse("ephemeral", "vireo run knows no claims; use hostDisk, and vireo run --ephemeral")),
-    }
-}
-
-/// The disk that cloud-init reads: made here, and written to by nobody.
-fn make_seed(seed: &CloudInitNoCloud, volume: &str, (name, instance): (&str, Uuid)) -> Result<Opened, TranslateError> {
-    let failed = |error: io::Error| TranslateError::Disk { name: volume.to_owned(), source: VolumeError::Made(error) };
-    // Validation has decoded them before.
-    let user_data = seed.user_data().map_err(io::Error::other).map_err(failed)?.unwrap_or_default();
-    let network_data = seed.network_data().map_err(io::Error::other).map_err(failed)?;
-    let seed = Seed { instance, name, user_data: &user_data, network_data: network_data.as_deref() };
-    Ok(Opened { image: seed.disk().map_err(failed)?, format: ImageFormat::Raw, overlay: None })
-}
-
-/// A new disk, of which only what the guest writes takes space.
-fn empty_disk(files: &FileSource<'_>, capacity: u64) -> Result<Opened, VolumeError> {
-    let (image, place) = match files {
-        FileSource::Image(root) => (root.scratch()?, "the container's file system"),
-        FileSource::Local(_) => (local_scratch()?, "this machine's file system"),
-    };
-    let size = capacity.next_multiple_of(4096);
-    image.set_len(size).map_err(|source| VolumeError::Size { size, place: place.to_owned(), source })?;
-    Ok(Opened { image, format: ImageFormat::Raw, overlay: None })
-}
-
-/// An admin's own file, raw unless its name says qcow2: a guest writes to it, and could make it look like either. With
-/// `forget`, what the guest writes is gone with the machine.
-fn open_host_disk(path: &Path, readonly: bool, forget: bool) -> Result<Opened, VolumeError> {
-    let image = open_local(path, if readonly || forget { Purpose::ReadOnlyDisk } else { Purpose::Disk })?;
-    let format = if is_named_qcow2(path) { ImageFormat::Qcow2 } else { ImageFormat::Raw };
-    if format == ImageFormat::Raw {
-        refuse_other_formats(&image, path)?;
-    }
-    let overlay = if forget && !readonly { Some(local_scratch()?) } else { None };
-    Ok(Opened { image, format, overlay })
-}
-
-/// A file of the image, which no guest ever writes to: so its content may say what it is, and what the guest writes goes
-/// to an overlay.
-fn open_container_disk(
-    root: &ImageRoot,
-    path: Option<&str>,
-    name: &str,
-    readonly: bool,
-) -> Result<Opened, TranslateError> {
-    let open = || {
-        let image = match path {
-            Some(path) => root.file(path, Purpose::ReadOnlyDisk),
-            None => root.file(&root.container_disk()?, Purpose::ReadOnlyDisk),
-        }?;
-        let overlay = if readonly { None } else { Some(root.scratch()?) };
-        Ok(Opened { image, format: ImageFormat::Detect, overlay })
-    };
-    open().map_err(|source| TranslateError::Disk { name: name.to_owned(), source })
 }
 
 /// Whether a disk's first sectors hold a partition table: a GPT header, or an MBR whose entries make sense (a file

@@ -10,8 +10,10 @@ mod disks;
 mod firmware;
 mod identity;
 mod size;
+mod small_disks;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -21,8 +23,8 @@ use std::path::Path;
 use oci_spec::runtime::{Process, Spec, User};
 use uuid::Uuid;
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
-use vireo_runtimeclass::pod::{ANNOTATION_RATE_LIMITS, ANNOTATION_VMI, DEFAULT_ID};
-use vireo_runtimeclass::{ParseError, RateLimits};
+use vireo_runtimeclass::pod::{ANNOTATION_CLAIMS, ANNOTATION_RATE_LIMITS, ANNOTATION_VMI, DEFAULT_ID};
+use vireo_runtimeclass::{Claims, ParseError, RateLimits};
 use vireo_vmm::config::{AutoconfConfig, FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig, VsockConfig};
 
 use crate::network::PlannedNic;
@@ -55,6 +57,8 @@ pub enum Place<'a> {
         oci: &'a Spec,
         /// Its root file system, mounted.
         rootfs: &'a Path,
+        /// What is to become of claims without a disk image.
+        claims: &'a Claims,
     },
     /// On this machine, for its admin: files are this machine's own, relative paths start at `folder`.
     Local {
@@ -93,7 +97,9 @@ pub enum TranslateError {
         source: ParseError,
     },
     /// The annotation means nothing to Vireo.
-    #[error("annotation {0}: unknown; {ANNOTATION_VMI} and {ANNOTATION_RATE_LIMITS} are supported")]
+    #[error(
+        "annotation {0}: unknown; {ANNOTATION_VMI}, {ANNOTATION_RATE_LIMITS} and {ANNOTATION_CLAIMS} are supported"
+    )]
     UnknownAnnotation(String),
     /// A rate limit of a device that isn't there.
     #[error("{ANNOTATION_RATE_LIMITS}: {kind}.{name}: the machine has no disk or interface of this name")]
@@ -115,6 +121,18 @@ pub enum TranslateError {
         #[source]
         source: VolumeError,
     },
+    /// What a field of the spec names can't be used.
+    #[error("{path}")]
+    Volume {
+        /// The field.
+        path: String,
+        /// Why.
+        #[source]
+        source: VolumeError,
+    },
+    /// A claim's new image, and no such claim.
+    #[error("{ANNOTATION_CLAIMS}: {0}: the machine has no persistentVolumeClaim or dataVolume of this name")]
+    NoSuchClaim(String),
     /// A kernel or initial RAM disk can't be used.
     #[error("{what}")]
     Boot {

@@ -17,6 +17,7 @@ struct Pod {
     node: NodeConfig,
     nic: bool,
     limits: RateLimits,
+    claims: Claims,
 }
 
 impl Pod {
@@ -29,7 +30,14 @@ impl Pod {
             fs::write(path, name).unwrap();
         }
         let oci = json!({"ociVersion": "1.1.0", "process": {"cwd": "/", "user": {"uid": 1000, "gid": 1001}}});
-        Self { dir, oci, node: NodeConfig::default(), nic: false, limits: RateLimits::default() }
+        Self {
+            dir,
+            oci,
+            node: NodeConfig::default(),
+            nic: false,
+            limits: RateLimits::default(),
+            claims: Claims::default(),
+        }
     }
 
     fn limits(mut self, memory: u64, quota: i64, period: u64) -> Self {
@@ -45,7 +53,7 @@ impl Pod {
     fn translate_on(&self, kvm: File, spec: Option<&Value>) -> Result<LaunchPlan, TranslateError> {
         let oci: Spec = serde_json::from_value(self.oci.clone()).unwrap();
         let spec = spec.map(|spec| parse_vmi(&spec.to_string()).unwrap());
-        let place = Place::Pod { oci: &oci, rootfs: self.dir.path() };
+        let place = Place::Pod { oci: &oci, rootfs: self.dir.path(), claims: &self.claims };
         compose(self.source(spec.as_ref(), place), kvm)
     }
 
@@ -392,7 +400,7 @@ fn bad_images_are_refused_by_name() {
         "domain": {"devices": {}},
         "volumes": [{"name": "a", "hostDisk": {"path": "/etc/shadow", "type": "Disk"}}],
     });
-    let expected = "spec.volumes[0].hostDisk: not supported by vireo in a pod; vireo run takes it";
+    let expected = "spec.volumes[0].hostDisk: the folder is not mounted at /var/run/kubevirt-private/vmi-disks/a; the pod has to mount it there";
     assert_eq!(Pod::new(DEBIAN).refusal(Some(&host_disk)), expected);
 
     let kernel = json!({"domain": {"devices": {}, "firmware": {"kernelBoot": {"container": {"kernelPath": "/nope"}}}}});
@@ -599,10 +607,14 @@ fn an_ephemeral_claim_is_read_as_the_pods_user_and_an_overlay_written() {
     });
     let unmounted = pod.refusal(Some(&spec));
     let place = "/var/run/kubevirt-private/vmi-disks/data";
-    assert!(unmounted.starts_with(&format!("disk \"data\": the claim is not mounted at {place}; ")), "{unmounted}");
+    assert!(
+        unmounted.starts_with(&format!("spec.volumes[0].ephemeral: the claim is not mounted at {place}; ")),
+        "{unmounted}"
+    );
     pod.oci["mounts"] = json!([{"destination": place, "type": "bind", "source": claim.path()}]);
     let denied = pod.refusal(Some(&spec));
-    let expected = format!("disk \"data\": the claim mounted at {place}: disk.img can't be opened: Permission denied");
+    let expected =
+        format!("spec.volumes[0].ephemeral: the claim mounted at {place}: disk.img can't be opened: Permission denied");
     assert!(denied.starts_with(&expected), "{denied}");
     pod.oci["process"]["user"]["additionalGids"] = json!([5000]);
     let plan = pod.translate(Some(&spec)).unwrap();
@@ -614,6 +626,180 @@ fn an_ephemeral_claim_is_read_as_the_pods_user_and_an_overlay_written() {
     std::os::unix::fs::symlink("/etc/passwd", &image).unwrap();
     let link = pod.refusal(Some(&spec));
     assert!(link.contains(&format!("the claim mounted at {place}: disk.img is a symbolic link")), "{link}");
+}
+
+/// A folder where the pod's user may look and write, mounted for a test's volume.
+fn mount(pod: &mut Pod, place: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    chown(dir.path(), Some(1000), None).unwrap();
+    if pod.oci.get("mounts").is_none() {
+        pod.oci["mounts"] = json!([]);
+    }
+    let mount = json!({"destination": place, "type": "bind", "source": dir.path()});
+    pod.oci["mounts"].as_array_mut().unwrap().push(mount);
+    dir
+}
+
+fn with_volume(volume: impl Into<Value>) -> Value {
+    let volume = volume.into();
+    json!({"domain": {"devices": {}}, "volumes": [volume]})
+}
+
+#[test]
+fn a_claims_own_image_is_made_where_there_is_none() {
+    let mut pod = Pod::new(DEBIAN);
+    let spec = with_volume(json!({"name": "data", "persistentVolumeClaim": {"claimName": "c"}}));
+    let unmounted = pod.refusal(Some(&spec));
+    let expected = "spec.volumes[0].persistentVolumeClaim: the claim is not mounted at /var/run/kubevirt-private/vmi-disks/data; \
+        the pod has to mount it there, or have it as the device /dev/data in block mode";
+    assert_eq!(unmounted, expected);
+    let claim = mount(&mut pod, "/var/run/kubevirt-private/vmi-disks/data");
+    let read_only = with_volume(json!({"name": "data", "persistentVolumeClaim": {"claimName": "c", "readOnly": true}}));
+    assert!(pod.refusal(Some(&read_only)).ends_with("disk.img does not exist"), "nothing is made to be read");
+    pod.claims = vireo_runtimeclass::parse_claims(r#"{"data": {"capacity": "3Mi"}}"#).unwrap();
+    let plan = pod.translate(Some(&spec)).unwrap();
+    let disk = &plan.machine.disks[0];
+    assert_eq!((disk.format, disk.readonly, disk.overlay), (ImageFormat::Raw, false, None));
+    assert!(is_writable(&plan, disk.image));
+    let made = claim.path().join("disk.img").metadata().unwrap();
+    assert_eq!((made.len(), made.uid(), made.gid()), (3 << 20, 1000, 1001));
+    let data_volume = with_volume(json!({"name": "data", "dataVolume": {"name": "c"}}));
+    assert!(is_writable(&pod.translate(Some(&data_volume)).unwrap(), disk.image));
+    let plan = pod.translate(Some(&read_only)).unwrap();
+    assert!(plan.machine.disks[0].readonly && !is_writable(&plan, plan.machine.disks[0].image));
+
+    let image = claim.path().join("disk.img");
+    fs::write(&image, b"QFI\xfb and so on").unwrap();
+    let qcow2 = pod.refusal(Some(&spec));
+    assert!(qcow2.contains("disk starts like a qcow2 image; a guest's own disk has to be raw"), "{qcow2}");
+    for (make, word) in [
+        (Box::new(|| std::os::unix::fs::symlink("/etc/passwd", &image).unwrap()) as Box<dyn Fn()>, "a symbolic link"),
+        (Box::new(|| fs::create_dir(&image).unwrap()), "a directory"),
+    ] {
+        fs::remove_file(&image).unwrap();
+        make();
+        let refusal = pod.refusal(Some(&spec));
+        assert!(refusal.contains(&format!("vmi-disks/data: disk.img is {word}")), "{refusal}");
+    }
+    pod.claims = vireo_runtimeclass::parse_claims(r#"{"other": {}}"#).unwrap();
+    let expected = "vireo.dev/claims: other: the machine has no persistentVolumeClaim or dataVolume of this name";
+    assert_eq!(pod.refusal(Some(&spec)), expected);
+}
+
+#[test]
+fn a_folder_of_the_node_is_used_where_the_kubelet_mounts_it() {
+    let mut pod = Pod::new(DEBIAN);
+    let folder = mount(&mut pod, "/var/run/kubevirt-private/vmi-disks/data");
+    let disk = |kind: &str| json!({"name": "data", "hostDisk": {"path": "/srv/vms/web.img", "type": kind}});
+    let missing = pod.refusal(Some(&with_volume(disk("Disk"))));
+    assert!(missing.starts_with("spec.volumes[0].hostDisk: the folder mounted at "), "{missing}");
+    assert!(missing.ends_with("web.img does not exist"), "{missing}");
+    let mut new = disk("DiskOrCreate");
+    let unsized_ = pod.refusal(Some(&with_volume(new.clone())));
+    assert!(unsized_.ends_with("web.img is missing or empty, and without a capacity none is made"), "{unsized_}");
+    new["hostDisk"]["capacity"] = json!("2Mi");
+    assert!(is_writable(&pod.translate(Some(&with_volume(new))).unwrap(), FdIndex(1)));
+    assert_eq!(folder.path().join("web.img").metadata().unwrap().len(), 2 << 20);
+    assert!(pod.translate(Some(&with_volume(disk("Disk")))).is_ok());
+}
+
+/// All bytes of a disk's image.
+fn image(plan: &LaunchPlan, disk: usize) -> Vec<u8> {
+    let file = File::from(plan.fds[usize::from(plan.machine.disks[disk].image.0)].try_clone().unwrap());
+    let mut image = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+    file.read_exact_at(&mut image, 0).unwrap();
+    image
+}
+
+fn holds(image: &[u8], words: &str) -> bool {
+    image.windows(words.len()).any(|window| window == words.as_bytes())
+}
+
+#[test]
+fn small_disks_hold_what_the_kubelet_mounts() {
+    let private = "/var/run/kubevirt-private";
+    for (place, source, label) in [
+        (format!("{private}/config-map/files"), json!({"configMap": {"name": "c", "volumeLabel": "OEMDRV"}}), "OEMDRV"),
+        (format!("{private}/secret/files"), json!({"secret": {"secretName": "c"}}), "cfgdata"),
+        (
+            format!("{private}/downwardapi/files"),
+            json!({"downwardAPI": {"fields": [{"path": "autounattend.xml"}]}}),
+            "cfgdata",
+        ),
+        (
+            "/var/run/secrets/kubernetes.io/serviceaccount".to_owned(),
+            json!({"serviceAccount": {"serviceAccountName": "c"}}),
+            "cfgdata",
+        ),
+        (format!("{private}/sysprep/files"), json!({"sysprep": {"configMap": {"name": "c"}}}), "unattendCD"),
+    ] {
+        let mut pod = Pod::new(DEBIAN);
+        let mut volume = source.clone();
+        volume["name"] = json!("files");
+        let field = source.as_object().unwrap().keys().next().unwrap().clone();
+        let spec = with_volume(volume);
+        let refusal = pod.refusal(Some(&spec));
+        assert!(refusal.starts_with(&format!("spec.volumes[0].{field}: the ")), "{refusal}");
+        assert!(refusal.ends_with(&format!("is not mounted at {place}; the pod has to mount it there")), "{refusal}");
+        let folder = mount(&mut pod, &place);
+        if field == "sysprep" {
+            let refusal = pod.refusal(Some(&spec));
+            assert!(refusal.ends_with("has no autounattend.xml and no unattend.xml"), "{refusal}");
+        }
+        let file = folder.path().join("autounattend.xml");
+        fs::write(&file, "what is in it").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+        let unreadable = pod.refusal(Some(&spec));
+        assert!(unreadable.contains("autounattend.xml can't be opened: Permission denied"), "{unreadable}");
+        chown(&file, Some(1000), None).unwrap();
+        let plan = pod.translate(Some(&spec)).unwrap();
+        let disk = &plan.machine.disks[0];
+        assert_eq!((disk.readonly, disk.serial.as_deref(), disk.format), (true, Some("files"), ImageFormat::Raw));
+        let image = image(&plan, 0);
+        assert!(holds(&image, "what is in it") && holds(&image, label), "{field}");
+    }
+}
+
+#[test]
+fn cloud_init_is_told_what_secrets_hold() {
+    let mut pod = Pod::new(DEBIAN);
+    pod.oci["annotations"] = json!({"io.kubernetes.cri.sandbox-namespace": "shop"});
+    let spec = with_volume(json!({"name": "seed", "cloudInitConfigDrive": {
+        "secretRef": {"name": "s"}, "networkDataSecretRef": {"name": "n"},
+    }}));
+    let at = "spec.volumes[0].cloudInitConfigDrive";
+    let place = "/var/run/kubevirt-private/secret/seed";
+    let expected = format!("{at}.secretRef: the secret is not mounted at {place}; the pod has to mount it there");
+    assert_eq!(pod.refusal(Some(&spec)), expected);
+    // As KubeVirt's pods mount it: a file for each key, and an empty folder of one that isn't there.
+    let _folder = mount(&mut pod, &format!("{place}/userdata"));
+    assert_eq!(pod.refusal(Some(&spec)), format!("{at}.secretRef: has no userdata and no userData"));
+    let files = tempfile::tempdir().unwrap();
+    let file = |pod: &mut Pod, key: &str, content: &str| {
+        let path = files.path().join(key);
+        fs::write(&path, content).unwrap();
+        let mounts = pod.oci["mounts"].as_array_mut().unwrap();
+        mounts.push(json!({"destination": format!("{place}/{key}"), "type": "bind", "source": path}));
+        path
+    };
+    let user = file(&mut pod, "userData", "#cloud-config of the secret");
+    let network = pod.refusal(Some(&spec));
+    assert_eq!(
+        network,
+        format!("{at}.networkDataSecretRef: the secret is not mounted at {place}; the pod has to mount it there")
+    );
+    file(&mut pod, "networkdata", &"n".repeat(5000));
+    let image = image(&pod.translate(Some(&spec)).unwrap(), 0);
+    for words in ["#cloud-config of the secret", &"n".repeat(5000), "config-2", "\"instance_id\":\"pod.shop\""] {
+        assert!(holds(&image, words), "{words}");
+    }
+    fs::write(&user, "x".repeat((1 << 20) + 1)).unwrap();
+    let large = pod.refusal(Some(&spec));
+    assert!(large.starts_with(&format!("{at}.secretRef: userData is too large: ")), "{large}");
+    fs::set_permissions(&user, fs::Permissions::from_mode(0o400)).unwrap();
+    let unreadable = pod.refusal(Some(&spec));
+    assert!(unreadable.contains("userData can't be opened: Permission denied"), "{unreadable}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A container's root file system, whose every name was chosen by whoever made the image.
+//! A container's root file system, whose every name was chosen by whoever made the image; or a folder that the kubelet mounted
+//! into a container.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -49,14 +50,14 @@ impl ImageRoot {
         }
     }
 
-    /// Opens a file with state, or makes an empty one.
-    pub fn state(&self, name: &str) -> Result<File, VolumeError> {
+    /// Opens a file with state, or makes an empty one with this mode.
+    pub fn state(&self, name: &str, mode: Mode) -> Result<File, VolumeError> {
         match self.file(name, Purpose::State) {
             Err(VolumeError::Missing { .. }) => {}
             done => return done,
         }
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        match openat(&self.root, name, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+        match openat(&self.root, name, flags, mode) {
             Ok(file) => Ok(file.into()),
             // Somebody else was quicker.
             Err(Errno::EEXIST) => self.file(name, Purpose::State),
@@ -88,18 +89,46 @@ impl ImageRoot {
         Ok(paths)
     }
 
+    /// The folder to which the kubelet's link `..data` leads, inside of this one; `None` without the link.
+    pub(super) fn current(&self) -> Result<Option<Self>, VolumeError> {
+        const LINK: &str = "..data";
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS | ResolveFlag::RESOLVE_NO_XDEV);
+        match openat2(&self.root, LINK, how) {
+            Ok(root) => Ok(Some(Self { root })),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(Errno::EXDEV) => Err(VolumeError::LeavesMount { path: LINK.to_owned() }),
+            Err(error) => Err(VolumeError::Open { path: LINK.to_owned(), source: error.into() }),
+        }
+    }
+
+    /// Whether a path is a folder's.
+    pub(super) fn is_folder(&self, path: &str) -> Result<bool, VolumeError> {
+        let handle = File::from(self.resolve(path, OFlag::O_PATH)?);
+        let metadata = handle.metadata().map_err(|source| VolumeError::Open { path: path.to_owned(), source })?;
+        Ok(metadata.is_dir())
+    }
+
+    /// The names in a folder, `limit` of them at most, less those that are the kubelet's own.
+    pub(super) fn names(&self, folder: &str, limit: usize) -> Result<Vec<OsString>, VolumeError> {
+        let mut names = self.all_entries(folder, limit)?;
+        names.retain(|name| !name.as_encoded_bytes().starts_with(b".."));
+        Ok(names)
+    }
+
     /// The names in a folder, less the hidden ones.
     pub(super) fn entries(&self, folder: &str) -> Result<Vec<OsString>, VolumeError> {
+        let mut names = self.all_entries(folder, MAX_ENTRIES)?;
+        names.retain(|name| !name.as_encoded_bytes().starts_with(b"."));
+        Ok(names)
+    }
+
+    fn all_entries(&self, folder: &str, limit: usize) -> Result<Vec<OsString>, VolumeError> {
         let handle = self.resolve(folder, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK)?;
         let fail = |source| VolumeError::Open { path: folder.to_owned(), source };
-        let mut names = Vec::new();
-        for entry in fs::read_dir(format!("/proc/self/fd/{}", handle.as_raw_fd())).map_err(fail)?.take(MAX_ENTRIES) {
-            let name = entry.map_err(fail)?.file_name();
-            if !name.as_encoded_bytes().starts_with(b".") {
-                names.push(name);
-            }
-        }
-        Ok(names)
+        let entries = fs::read_dir(format!("/proc/self/fd/{}", handle.as_raw_fd())).map_err(fail)?;
+        entries.take(limit).map(|entry| Ok(entry.map_err(fail)?.file_name())).collect()
     }
 
     /// A new, empty, nameless file in the container's writable layer: it is gone once it is closed.

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{Purpose, VolumeError, open_checked};
+use super::{ImageRoot, NewDisk, Purpose, VolumeError, open_checked};
 
 /// Opens a file, or for a disk also a block device, of this machine. A disk's own name may not be a symbolic link: which
 /// file a guest writes to should be plain to see. A kernel's may (`/vmlinuz`).
@@ -21,6 +21,21 @@ pub fn open_local(path: &Path, purpose: Purpose) -> Result<File, VolumeError> {
             },
         )?;
     open_checked(&OwnedFd::from(handle), &name, purpose, true)
+}
+
+/// Opens a disk of this machine for writing, and makes it first if it isn't there.
+pub fn open_or_make_local(path: &Path, new: NewDisk) -> Result<File, VolumeError> {
+    match open_local(path, Purpose::Disk) {
+        Err(VolumeError::Missing { .. }) if new.capacity.is_none() => {
+            Err(VolumeError::NoCapacity { path: path.display().to_string() })
+        }
+        Err(VolumeError::Missing { .. }) => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            new.open(&ImageRoot::open(folder)?, &name)
+        }
+        done => done,
+    }
 }
 
 /// A new, empty, nameless file of this machine, for what a guest writes until it ends: in `$TMPDIR`, or in `/var/tmp`, which
@@ -38,12 +53,13 @@ pub fn is_named_qcow2(path: &Path) -> bool {
 }
 
 /// Refuses a file that is to be a raw image and starts like one of another format, which the guest would see as garbage.
-pub fn refuse_other_formats(file: &File, path: &Path) -> Result<(), VolumeError> {
+/// `cure` is what to do about a qcow2 image.
+pub fn refuse_other_formats(file: &File, path: &Path, cure: &'static str) -> Result<(), VolumeError> {
     let path = || path.display().to_string();
     let mut magic = [0; 4];
     let read = file.read_at(&mut magic, 0).map_err(|source| VolumeError::Open { path: path(), source })?;
     let (format, cure) = match &magic[..read] {
-        b"QFI\xfb" => ("qcow2", "if it is one, let its name end in .qcow2"),
+        b"QFI\xfb" => ("qcow2", cure),
         b"KDMV" => ("VMDK", "qemu-img convert makes a raw or qcow2 one"),
         _ => return Ok(()),
     };

@@ -1,19 +1,25 @@
-//! Opens what a machine is made of: disk images, kernels, initial RAM disks; and makes the disk that cloud-init reads.
+//! Opens what a machine is made of: disk images, kernels, initial RAM disks; and makes small disks of the pod's secrets and their like.
 //!
 //! A file is looked at (`O_PATH`, which runs no driver and wakes no FIFO) before it is opened for use, and what is opened is
 //! what was looked at. Whoever made a container image chose every name, link and device node in it, so that inside an image
 //! no link is followed, no other file system entered, and nothing but a regular file opened ([`ImageRoot`]). On the
 //! machine's own file system, where an admin named the path, a block device will do as well ([`open_local`]).
 //!
-//! An image is the container's own throw-away copy, and opened by root. A volume that the pod shares with others is opened
-//! with the pod's identity ([`claim_image`]). What is in an image is for the jailed VMM to judge.
+//! An image is the container's own throw-away copy, and opened by root. What the kubelet mounted into the pod is opened with the pod's
+//! identity ([`Mounted`]). What is in an image is for the jailed VMM to judge.
 
 mod block_size;
 mod claim;
 mod cloud_init;
+mod config_disk;
+mod device;
 mod image_root;
 mod iso9660;
 mod local;
+mod made;
+mod mounted;
+mod new_disk;
+mod small_files;
 #[cfg(test)]
 mod tests;
 
@@ -25,10 +31,15 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use vireo_vmm::disk::lock::LockError;
 
 pub use block_size::block_sizes;
-pub use claim::{MAX_VARIABLES, claim_image, claim_variables};
-pub use cloud_init::Seed;
+pub use claim::{ClaimDisk, MAX_VARIABLES, claim_disk, claim_variables, host_disk};
+pub use cloud_init::{DataSource, Seed, secret_value};
+pub use config_disk::{config_disk, sysprep_disk};
 pub use image_root::ImageRoot;
-pub use local::{is_named_qcow2, local_scratch, open_local, refuse_other_formats};
+pub use iso9660::IsoError;
+pub use local::{is_named_qcow2, local_scratch, open_local, open_or_make_local, refuse_other_formats};
+pub use mounted::Mounted;
+pub use new_disk::NewDisk;
+pub use small_files::{SmallFile, small_files};
 
 /// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +52,8 @@ pub enum Purpose {
     Disk,
     /// The machine's own state, which is written to; empty before it has any.
     State,
+    /// A small file that is read once, and may be empty.
+    Content,
 }
 
 impl Purpose {
@@ -71,6 +84,12 @@ pub enum VolumeError {
     #[error("{path} leaves the image")]
     Outside {
         /// The file.
+        path: String,
+    },
+    /// The kubelet's link doesn't lead to where the kubelet makes it lead.
+    #[error("{path} leaves the mount")]
+    LeavesMount {
+        /// The link.
         path: String,
     },
     /// It is no regular file (nor a block device, where that will do).
@@ -119,13 +138,15 @@ pub enum VolumeError {
         #[source]
         source: io::Error,
     },
-    /// The container has no mount for a claim.
-    #[error(
-        "the claim is not mounted at {place}; the pod has to mount it there, and claims in block mode are not supported by vireo"
-    )]
-    NoClaim {
+    /// The container has no mount for it.
+    #[error("the {what} is not mounted at {place}; the pod has to mount it there{or}")]
+    NotMounted {
+        /// What.
+        what: &'static str,
         /// Where it belongs.
         place: String,
+        /// What would do as well, after a comma.
+        or: String,
     },
     /// Somebody else has it.
     #[error("{path} is in use by another VM")]
@@ -136,14 +157,65 @@ pub enum VolumeError {
         #[source]
         source: LockError,
     },
-    /// What is in a claim can't be used.
-    #[error("the claim mounted at {place}")]
-    Claim {
+    /// What the kubelet mounted can't be used.
+    #[error("the {what} mounted at {place}")]
+    Mounted {
+        /// What.
+        what: &'static str,
         /// Where.
         place: String,
         /// Why.
         #[source]
         source: Box<VolumeError>,
+    },
+    /// None of the files that it should have.
+    #[error("has no {}", keys.join(" and no "))]
+    NoKey {
+        /// Their names.
+        keys: &'static [&'static str],
+    },
+    /// More than a small disk holds.
+    #[error("more than {limit} files; fewer are needed")]
+    ManyFiles {
+        /// How many it may be.
+        limit: usize,
+    },
+    /// Likewise.
+    #[error("{path} is too large: all files together may have {limit} bytes")]
+    Large {
+        /// The file.
+        path: String,
+        /// Bytes.
+        limit: u64,
+    },
+    /// What is to be text isn't.
+    #[error("{path} is no text")]
+    NoText {
+        /// The file.
+        path: String,
+    },
+    /// A name that the guest's file system can't show.
+    #[error(transparent)]
+    Iso(#[from] IsoError),
+    /// A new disk has no room.
+    #[error("no disk can be made: {wanted}, and {free} bytes are free, of which 131072 are left alone")]
+    NoRoom {
+        /// What is wanted.
+        wanted: String,
+        /// Bytes.
+        free: u64,
+    },
+    /// Nothing says how large a new disk is to be.
+    #[error("{path} is missing or empty, and without a capacity none is made")]
+    NoCapacity {
+        /// The file.
+        path: String,
+    },
+    /// A device may not be written to.
+    #[error("{path} may only be read by the pod's container; make the disk read-only")]
+    ReadOnlyDevice {
+        /// The device.
+        path: String,
     },
     /// A disk that is made here can't be.
     #[error("can't be made")]
@@ -193,7 +265,8 @@ fn open_checked(handle: &OwnedFd, path: &str, purpose: Purpose, block_device: bo
         };
         return Err(VolumeError::Kind { path: path.to_owned(), found, needed });
     }
-    if kind.is_file() && metadata.size() == 0 && purpose != Purpose::State {
+    let may_be_empty = matches!(purpose, Purpose::State | Purpose::Content);
+    if kind.is_file() && metadata.size() == 0 && !may_be_empty {
         return Err(VolumeError::Empty { path: path.to_owned() });
     }
     // Through /proc it is this very file that is opened, whatever has become of its name.

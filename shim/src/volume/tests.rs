@@ -97,10 +97,10 @@ fn a_local_image_is_what_its_name_says() {
     assert!(!is_named_qcow2(Path::new("/images/qcow2")));
     let refuse = |name: &str| {
         let path = dir.path().join(name);
-        refuse_other_formats(&File::open(&path).unwrap(), &path)
+        refuse_other_formats(&File::open(&path).unwrap(), &path, "let its name end in .qcow2")
     };
     refuse("disk/root.img").unwrap();
-    let expected = "files/cow starts like a qcow2 image; if it is one, let its name end in .qcow2";
+    let expected = "files/cow starts like a qcow2 image; let its name end in .qcow2";
     assert!(refuse("files/cow").unwrap_err().to_string().ends_with(expected));
 }
 

@@ -4,22 +4,30 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-/// A seed of cloud-init's NoCloud data source. User data, network data, or both; each in one form at most.
+use super::LocalReference;
+
+/// A seed of cloud-init's NoCloud or ConfigDrive data source. User data, network data, or both; each in one form at most.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CloudInitNoCloud {
+pub struct CloudInit {
     /// `#cloud-config`, a script, or whatever else cloud-init takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data: Option<String>,
     /// The same, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data_base64: Option<String>,
+    /// The same, in a Secret's `userdata`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<LocalReference>,
     /// Network configuration, version 1 or 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_data: Option<String>,
     /// The same, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_data_base64: Option<String>,
+    /// The same, in a Secret's `networkdata`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_data_secret_ref: Option<LocalReference>,
 }
 
 /// It is no base64.
@@ -27,8 +35,8 @@ pub struct CloudInitNoCloud {
 #[error("is no base64")]
 pub struct NoBase64;
 
-impl CloudInitNoCloud {
-    /// User data, if there is any. An empty field is the same as none.
+impl CloudInit {
+    /// User data, if there is any in the spec itself. An empty field is the same as none.
     pub fn user_data(&self) -> Result<Option<Vec<u8>>, NoBase64> {
         either(self.user_data.as_deref(), self.user_data_base64.as_deref())
     }
@@ -53,14 +61,14 @@ mod tests {
 
     #[test]
     fn both_forms_mean_the_same() {
-        let plain = CloudInitNoCloud { user_data: Some("#cloud-config\n".to_owned()), ..Default::default() };
+        let plain = CloudInit { user_data: Some("#cloud-config\n".to_owned()), ..Default::default() };
         let encoded =
-            CloudInitNoCloud { user_data_base64: Some("I2Nsb3Vk\r\nLWNvbmZpZwo=\n".to_owned()), ..Default::default() };
+            CloudInit { user_data_base64: Some("I2Nsb3Vk\r\nLWNvbmZpZwo=\n".to_owned()), ..Default::default() };
         assert_eq!(plain.user_data(), Ok(Some(b"#cloud-config\n".to_vec())));
         assert_eq!(encoded.user_data(), plain.user_data());
         assert_eq!(plain.network_data(), Ok(None));
         for nonsense in ["#cloud-config", "YQ", "YQ==YQ=="] {
-            let encoded = CloudInitNoCloud { network_data_base64: Some(nonsense.to_owned()), ..Default::default() };
+            let encoded = CloudInit { network_data_base64: Some(nonsense.to_owned()), ..Default::default() };
             assert_eq!(encoded.network_data(), Err(NoBase64), "{nonsense}");
         }
     }

@@ -310,27 +310,61 @@ static VOLUME: Fields = Fields {
         optional("hostDisk", Record(&HOST_DISK)),
         optional("ephemeral", Record(&EPHEMERAL)),
         optional("emptyDisk", Record(&EMPTY_DISK)),
-        optional("cloudInitNoCloud", Record(&CLOUD_INIT_NO_CLOUD)),
+        optional("persistentVolumeClaim", Record(&CLAIM_DISK)),
+        optional("dataVolume", Record(&DATA_VOLUME)),
+        optional("cloudInitNoCloud", Record(&CLOUD_INIT)),
+        optional("cloudInitConfigDrive", Record(&CLOUD_INIT)),
+        optional("configMap", Record(&CONFIG_MAP)),
+        optional("secret", Record(&SECRET)),
+        optional("downwardAPI", Record(&DOWNWARD_API)),
+        optional("serviceAccount", Record(&SERVICE_ACCOUNT)),
+        optional("sysprep", Record(&SYSPREP)),
     ],
-    known: &[
-        "cloudInitConfigDrive",
-        "configMap",
-        "containerPath",
-        "dataVolume",
-        "downwardAPI",
-        "downwardMetrics",
-        "memoryDump",
-        "persistentVolumeClaim",
-        "secret",
-        "serviceAccount",
-        "sysprep",
-    ],
+    known: &["containerPath", "downwardMetrics", "memoryDump"],
 };
 
 static EPHEMERAL: Fields = Fields { supported: &[optional("persistentVolumeClaim", Record(&CLAIM))], known: &[] };
 
 static CLAIM: Fields =
     Fields { supported: &[required("claimName", String), optional("readOnly", Boolean)], known: &[] };
+
+static CLAIM_DISK: Fields = Fields { supported: CLAIM.supported, known: &["hotpluggable"] };
+
+static DATA_VOLUME: Fields = Fields { supported: &[required("name", String)], known: &["hotpluggable"] };
+
+static REFERENCE: Fields = Fields { supported: &[optional("name", String)], known: &[] };
+
+static CONFIG_MAP: Fields = Fields {
+    supported: &[optional("name", String), optional("optional", Boolean), optional("volumeLabel", String)],
+    known: &[],
+};
+
+static SECRET: Fields = Fields {
+    supported: &[optional("secretName", String), optional("optional", Boolean), optional("volumeLabel", String)],
+    known: &[],
+};
+
+static DOWNWARD_API: Fields = Fields {
+    supported: &[optional("fields", List(&Record(&DOWNWARD_API_FILE))), optional("volumeLabel", String)],
+    known: &[],
+};
+
+static DOWNWARD_API_FILE: Fields = Fields {
+    supported: &[
+        required("path", String),
+        optional("fieldRef", Any),
+        optional("resourceFieldRef", Any),
+        optional("mode", Integer),
+    ],
+    known: &[],
+};
+
+static SERVICE_ACCOUNT: Fields = Fields { supported: &[optional("serviceAccountName", String)], known: &[] };
+
+static SYSPREP: Fields = Fields {
+    supported: &[optional("secret", Record(&REFERENCE)), optional("configMap", Record(&REFERENCE))],
+    known: &[],
+};
 
 static EMPTY_DISK: Fields = Fields { supported: &[required("capacity", Quantity)], known: &[] };
 
@@ -339,15 +373,19 @@ static CONTAINER_DISK: Fields = Fields {
     known: &["imagePullPolicy", "imagePullSecret"],
 };
 
-static CLOUD_INIT_NO_CLOUD: Fields = Fields {
+static CLOUD_INIT: Fields = Fields {
     supported: &[
         optional("userData", String),
         optional("userDataBase64", String),
+        optional("secretRef", Record(&REFERENCE)),
         optional("networkData", String),
         optional("networkDataBase64", String),
+        optional("networkDataSecretRef", Record(&REFERENCE)),
     ],
-    known: &["networkDataSecretRef", "secretRef"],
+    known: &[],
 };
 
-static HOST_DISK: Fields =
-    Fields { supported: &[required("path", String), required("type", String)], known: &["capacity", "shared"] };
+static HOST_DISK: Fields = Fields {
+    supported: &[required("path", String), required("type", String), optional("capacity", Quantity)],
+    known: &["shared"],
+};

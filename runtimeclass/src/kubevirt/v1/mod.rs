@@ -2,6 +2,7 @@
 //! names of the others.
 
 mod cloud_init;
+mod config_volumes;
 mod cpu;
 mod devices;
 mod disks;
@@ -10,9 +11,14 @@ pub(crate) mod fields;
 mod instance;
 mod networks;
 mod virtual_machine;
+mod volume_source;
 mod volumes;
 
-pub use cloud_init::{CloudInitNoCloud, NoBase64};
+pub use cloud_init::{CloudInit, NoBase64};
+pub use config_volumes::{
+    ConfigMapVolume, DownwardApiFile, DownwardApiVolume, LocalReference, SecretVolume, ServiceAccountVolume,
+    SysprepVolume,
+};
 pub use cpu::{Cpu, CpuFeature, FeatureKvm, Features};
 pub use devices::{Devices, Rng};
 pub use disks::{BlockSize, CdromTarget, CustomBlockSize, Disk, DiskTarget, FeatureState};
@@ -26,4 +32,7 @@ pub use networks::{
     MultusNetwork, Network, PodNetwork, Port,
 };
 pub use virtual_machine::{ObjectMeta, VirtualMachine, VirtualMachineInstanceTemplateSpec, VirtualMachineSpec};
-pub use volumes::{ClaimSource, ContainerDiskSource, EmptyDiskSource, EphemeralSource, HostDisk, Volume};
+pub use volume_source::VolumeSource;
+pub use volumes::{
+    ClaimSource, ContainerDiskSource, DataVolumeSource, EmptyDiskSource, EphemeralSource, HostDisk, Volume,
+};
