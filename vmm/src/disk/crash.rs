@@ -10,6 +10,8 @@ use crate::config::ImageFormat;
 
 const IMAGE: &str = "VIREO_TEST_CRASH_IMAGE";
 const ROUND: &str = "VIREO_TEST_CRASH_ROUND";
+/// `none` or `writeback`, as the disk's `cache` is.
+const CACHE: &str = "VIREO_TEST_CRASH_CACHE";
 const BLOCK: usize = 4096;
 const BLOCKS: usize = SIZE / BLOCK;
 /// Flushes of a round before the writer is killed, and rounds.
@@ -33,10 +35,6 @@ fn block(number: u64) -> Vec<u8> {
     number.to_le_bytes().repeat(BLOCK / 8)
 }
 
-fn options(format: ImageFormat) -> Options {
-    Options { format, readonly: false, shareable: false, direct: false, block: 512 }
-}
-
 /// The process that is killed.
 #[test]
 #[ignore = "run by the tests beside it"]
@@ -46,7 +44,9 @@ fn writes_until_killed() {
     let format =
         if Path::new(&path).with_file_name("raw-is-it").exists() { ImageFormat::Raw } else { ImageFormat::Qcow2 };
     let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let disk = Disk::new(open(file, None, options(format)).unwrap());
+    let direct = std::env::var(CACHE).unwrap() == "none";
+    let options = Options { format, readonly: false, shareable: false, direct, block: 512 };
+    let disk = Disk::new(open(file, None, options).unwrap());
     let (mut random, mut out) = (Random(round + 1), std::io::stdout().lock());
     for number in (round + 1) << 32.. {
         let target = random.below(BLOCKS);
@@ -56,7 +56,7 @@ fn writes_until_killed() {
             disk.image.write_zeroes((target * BLOCK) as u64, (count * BLOCK) as u64, true).unwrap();
         } else {
             writeln!(out, "WRITE {target} {number}").unwrap();
-            disk.write(target * BLOCK, &block(number)).unwrap();
+            disk.write_as_may_be(target * BLOCK, &block(number)).unwrap();
         }
         if random.below(2) == 0 {
             disk.image.flush().unwrap();
@@ -125,6 +125,7 @@ fn survives(fixture: &Fixture) {
             .args(["--exact", "disk::crash::writes_until_killed", "--ignored", "--nocapture"])
             .env(IMAGE, fixture.path("disk"))
             .env(ROUND, round.to_string())
+            .env(CACHE, if fixture.options().direct { "none" } else { "writeback" })
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -151,6 +152,13 @@ fn no_acknowledged_write_is_lost_on_raw() {
 #[test]
 fn no_acknowledged_write_is_lost_on_qcow2() {
     survives(&Fixture::qcow2("cluster_size=4096", &[]));
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_past_the_page_cache() {
+    survives(&Fixture::raw().direct());
+    survives(&Fixture::qcow2("cluster_size=4096", &[]).direct());
+    survives(&Fixture::qcow2("cluster_size=8192,compression_type=zstd", &["-c"]).direct());
 }
 
 #[test]

@@ -71,6 +71,8 @@ pub trait Image: Send + Sync + std::fmt::Debug {
     fn in_place(&self, _buffers: &GuestBuffers, _offset: u64, _access: Access) -> Option<Place<'_>> {
         None
     }
+    /// A write in a place is done, and is about to be answered.
+    fn written_in_place(&self) {}
     /// The file whose sync is all there is to a flush, if that is so.
     fn sync_in_place(&self) -> Option<BorrowedFd<'_>> {
         None

@@ -81,10 +81,11 @@ pub fn open(file: File, scratch: Option<File>, options: Options) -> Result<Arc<d
     if is_qcow2 && options.shareable && !readonly {
         return Err(OpenError::Shared);
     }
+    let direct = options.direct.then_some(options.block);
     let image: Arc<dyn Image> = match scratch {
         Some(scratch) if !options.readonly => Arc::new(QcowImage::overlay(scratch, file, is_qcow2)?),
-        _ if is_qcow2 => Arc::new(QcowImage::open(file, readonly)?),
-        _ => Arc::new(RawImage::new(file, readonly, options.direct.then_some(options.block))?),
+        _ if is_qcow2 => Arc::new(QcowImage::open(file, readonly, direct)?),
+        _ => Arc::new(RawImage::new(file, readonly, direct)?),
     };
     if !image.size().is_multiple_of(options.block.into()) {
         return Err(OpenError::Blocks { size: image.size(), block: options.block });

@@ -12,11 +12,11 @@ use super::{Access, Image, Place, SECTOR};
 use crate::memory::guest_buffers::GuestBuffers;
 
 /// Bytes moved at once where they can't be in place: zeros that the host can't make itself, buffers that aren't aligned.
-const CHUNK: usize = 16 << 10;
+pub(super) const CHUNK: usize = 16 << 10;
 
 /// Aligned for every kind of direct I/O.
 #[repr(align(4096))]
-struct Chunk([u8; CHUNK]);
+pub(super) struct Chunk(pub(super) [u8; CHUNK]);
 
 static ZEROS: Chunk = Chunk([0; CHUNK]);
 
@@ -87,7 +87,7 @@ impl RawImage {
 }
 
 /// Sets O_DIRECT, and finds out by trying what has to be aligned to what; takes it back if blocks are too small for it.
-fn go_direct(file: &File, block: u32, size: u64) -> Option<usize> {
+pub(super) fn go_direct(file: &File, block: u32, size: u64) -> Option<usize> {
     let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL).ok()?);
     fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)).ok()?;
     let mut chunk = Box::new(Chunk([0; CHUNK]));
@@ -138,6 +138,21 @@ pub(super) fn write_zeros(file: &File, mut offset: u64, len: u64) -> io::Result<
         let part = usize::try_from(end - offset).unwrap_or(CHUNK).min(CHUNK);
         file.write_all_at(&ZEROS.0[..part], offset)?;
         offset += part as u64;
+    }
+    Ok(())
+}
+
+/// Writes bytes from wherever they are to a file that wants `align`, as `offset` and their number are.
+pub(super) fn write_aligned(file: &File, bytes: &[u8], mut offset: u64, align: usize) -> io::Result<()> {
+    if bytes.as_ptr().addr().is_multiple_of(align) {
+        return file.write_all_at(bytes, offset);
+    }
+    let mut chunk = Box::new(Chunk([0; CHUNK]));
+    for bytes in bytes.chunks(CHUNK) {
+        let part = &mut chunk.0[..bytes.len()];
+        part.copy_from_slice(bytes);
+        file.write_all_at(part, offset)?;
+        offset += part.len() as u64;
     }
     Ok(())
 }

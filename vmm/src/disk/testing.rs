@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{Image, Options, open};
+use super::{Access, Image, Options, open};
 use crate::config::ImageFormat;
 use crate::memory::GuestRam;
 use crate::memory::guest_buffers::GuestBuffers;
@@ -34,6 +34,7 @@ pub struct Fixture {
     dir: tempfile::TempDir,
     pub format: ImageFormat,
     overlay: bool,
+    direct: bool,
 }
 
 impl Fixture {
@@ -41,7 +42,7 @@ impl Fixture {
     pub fn raw() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("disk"), content()).unwrap();
-        Self { dir, format: ImageFormat::Raw, overlay: false }
+        Self { dir, format: ImageFormat::Raw, overlay: false, direct: false }
     }
 
     /// The same as qcow2, made with the `-o` options `options`; compressed if `-c` is the first of `flags`.
@@ -58,6 +59,11 @@ impl Fixture {
     /// With an overlay that takes the writes.
     pub fn overlaid(self) -> Self {
         Self { overlay: true, ..self }
+    }
+
+    /// Past the page cache, where the file system of temporary files can (tmpfs since Linux 6.6).
+    pub fn direct(self) -> Self {
+        Self { direct: true, ..self }
     }
 
     /// The same file, to be taken for something else.
@@ -99,7 +105,7 @@ impl Fixture {
     }
 
     pub fn options(&self) -> Options {
-        Options { format: self.format, readonly: true, shareable: false, direct: false, block: 512 }
+        Options { format: self.format, readonly: true, shareable: false, direct: self.direct, block: 512 }
     }
 
     /// What opening it to be read says is wrong with it.
@@ -157,6 +163,19 @@ impl Disk {
         let _hold = self.image.hold();
         self.image.write(&mut buffers, offset as u64)?;
         assert!(buffers.is_empty());
+        Ok(())
+    }
+
+    /// The same, in place if that can be, as a ring does it.
+    pub fn write_as_may_be(&self, offset: usize, bytes: &[u8]) -> std::io::Result<()> {
+        self.ram.write_slice(bytes, GuestAddress(0)).unwrap();
+        let mut buffers = self.buffers(bytes.len());
+        let _hold = self.image.hold();
+        let Some(place) = self.image.in_place(&buffers, offset as u64, Access::Write) else {
+            return self.image.write(&mut buffers, offset as u64);
+        };
+        buffers.write_all_at(place.file, place.offset)?;
+        self.image.written_in_place();
         Ok(())
     }
 }

@@ -25,6 +25,11 @@ fn kinds() -> Vec<(&'static str, Fixture)> {
             Fixture::qcow2("compression_type=zstd,cluster_size=4096", &["-c"]).overlaid(),
         ),
         ("qcow2 with a snapshot", snapshotted()),
+        ("qcow2, direct", Fixture::qcow2("", &[]).direct()),
+        ("qcow2 of small clusters, direct", Fixture::qcow2("cluster_size=512,refcount_bits=1", &[]).direct()),
+        ("qcow2, zlib, direct", Fixture::qcow2("cluster_size=4096", &["-c"]).direct()),
+        ("qcow2, zstd, direct", Fixture::qcow2("cluster_size=4096,compression_type=zstd", &["-c"]).direct()),
+        ("qcow2 with a snapshot, direct", snapshotted().direct()),
     ]
 }
 
@@ -99,6 +104,7 @@ fn a_discard_gives_space_back() {
 fn several_threads_may_write_at_once() {
     written_by_four(&Fixture::qcow2("cluster_size=4096", &["-c"]));
     written_by_four(&Fixture::qcow2("cluster_size=4096,compression_type=zstd", &["-c"]));
+    written_by_four(&Fixture::qcow2("cluster_size=4096,compression_type=zstd", &["-c"]).direct());
 }
 
 fn written_by_four(fixture: &Fixture) {

@@ -1,7 +1,7 @@
 //! qcow2 images, and overlays over images that nobody may write to.
 //!
 //! The library imago keeps the tables: which cluster of the disk is where. Guest data goes past it, straight between the
-//! file and the guest's memory. An image is judged first ([`header`], [`tables`]); it stands alone: one that names a
+//! file and the guest's memory, and past the page cache, too, as everything else then does, where that is wanted and can be. An image is judged first ([`header`], [`tables`]); it stands alone: one that names a
 //! backing or data file is refused, so that no text in an image ever leads to a file. The only image with another one
 //! below it is an overlay, which is made here, in an empty file, over a base that came with the machine.
 //!
@@ -20,12 +20,13 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use imago::format::builder::{FormatCreateBuilder, FormatDriverBuilder};
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
-use imago::{DenyImplicitOpenGate, FormatAccess, Mapping};
+use imago::{DenyImplicitOpenGate, FormatAccess, Mapping, StorageExt};
 use nix::fcntl::FallocateFlags;
 
 use self::budget::Budget;
@@ -131,12 +132,23 @@ pub struct QcowImage {
     size: u64,
     readonly: bool,
     gate: RwLock<()>,
+    /// The page cache is gone around.
+    direct: Option<Direct>,
     /// Of each file with tables: the image's own, and that of the image below it.
     budgets: Vec<Budget>,
     /// What is written over compressed clusters has to be unpacked before, as the library can't.
     unpacks: bool,
     /// Held by who reads compressed clusters or unpacks them for good.
     unpacked: Mutex<Unpacked>,
+}
+
+/// How to go around the page cache.
+#[derive(Debug)]
+struct Direct {
+    /// What memory, offsets and lengths have to be multiples of, bytes.
+    align: usize,
+    /// To be set before a write in place is answered, see [`Storage::dirty`].
+    dirty: Arc<AtomicBool>,
 }
 
 /// The compressed cluster that was read last: guests read them in smaller parts. A cluster that is compressed never
@@ -164,20 +176,32 @@ impl Unpacked {
 }
 
 impl QcowImage {
-    /// Opens an image. It is locked, and `file` open for writing unless `readonly`.
-    pub fn open(file: File, readonly: bool) -> Result<Self, QcowError> {
+    /// Opens an image. It is locked, and `file` open for writing unless `readonly`. With `direct`, the size of the blocks that it will
+    /// be read and written in, the host's page cache is gone around if that can be.
+    pub fn open(file: File, readonly: bool, direct: Option<u32>) -> Result<Self, QcowError> {
         let own = if readonly { None } else { Some(file.try_clone().map_err(QcowError::Io)?) };
-        let (access, header) = open_layer(file, readonly)?;
+        let Layer { access, header, direct } = open_layer(file, readonly, direct)?;
         let budgets = vec![Budget::new(&header, own)];
         let image = Self::new(access, header.size, readonly, header.cluster_size(), budgets);
-        Ok(Self { unpacks: header.compression == Compression::Zstd && !readonly, ..image })
+        Ok(Self { unpacks: header.compression == Compression::Zstd && !readonly, direct, ..image })
+    }
+
+    /// Whether the page cache is gone around.
+    #[cfg(test)]
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// Whether memory is where the file takes it from.
+    fn is_aligned(&self, buffers: &GuestBuffers) -> bool {
+        self.direct.as_ref().is_none_or(|direct| buffers.is_aligned(direct.align))
     }
 
     /// Makes an overlay in `scratch`, an empty file (or takes up the one that it made there before), over the image in
     /// `base`, which is raw unless `is_qcow2`. What is written to it is not meant to outlive the machine.
     pub fn overlay(mut scratch: File, mut base: File, is_qcow2: bool) -> Result<Self, QcowError> {
         let (base, size, cluster, below) = if is_qcow2 {
-            let (access, header) = open_layer(base, true)?;
+            let Layer { access, header, .. } = open_layer(base, true, None)?;
             (access, header.size, header.cluster_size(), Some(Budget::new(&header, None)))
         } else {
             // Also tells the size of block devices, whose metadata doesn't.
@@ -203,7 +227,7 @@ impl QcowImage {
 
     fn new(access: FormatAccess<Storage>, size: u64, readonly: bool, cluster: u64, budgets: Vec<Budget>) -> Self {
         let unpacked = Mutex::new(Unpacked { cluster, offset: None, bytes: Vec::new() });
-        Self { access, size, readonly, gate: RwLock::default(), budgets, unpacks: false, unpacked }
+        Self { access, size, readonly, gate: RwLock::default(), direct: None, budgets, unpacks: false, unpacked }
     }
 
     /// The tables for a range are about to be used.
@@ -360,8 +384,15 @@ fn to_usize(value: u64) -> io::Result<usize> {
     usize::try_from(value).map_err(io::Error::other)
 }
 
-/// Judges an image and opens it, without anything below it.
-fn open_layer(mut file: File, readonly: bool) -> Result<(FormatAccess<Storage>, Header), QcowError> {
+/// An image without anything below it.
+struct Layer {
+    access: FormatAccess<Storage>,
+    header: Header,
+    direct: Option<Direct>,
+}
+
+/// Judges an image and opens it; `direct` as for [`QcowImage::open`].
+fn open_layer(mut file: File, readonly: bool, direct: Option<u32>) -> Result<Layer, QcowError> {
     let size = file.seek(SeekFrom::End(0)).map_err(QcowError::Io)?;
     let header = Header::read(&file, size, !readonly)?;
     if header.compression == Compression::Zstd && header.snapshots > 0 && !readonly {
@@ -372,15 +403,19 @@ fn open_layer(mut file: File, readonly: bool) -> Result<(FormatAccess<Storage>, 
         // Bitmaps and the like that nobody keeps from now on (docs/interop/qcow2.txt, autoclear features).
         file.write_all_at(&[0; 8], AUTOCLEAR).map_err(QcowError::Io)?;
     }
-    let storage = |file| Storage::new(file, !readonly).with_header(header.sanitized(), header.size);
+    // From here on for every clone of the descriptor. Clusters have to be whole blocks, so that no two of them share one.
+    let align = direct.and_then(|block| raw::go_direct(&file, block, header.cluster_size().min(size)));
+    let storage = |file| Storage::new(file, !readonly).with_header(header.sanitized()).with_align(align.unwrap_or(1));
     let again = file.try_clone().map_err(QcowError::Io)?;
-    let builder = Qcow2::<Storage>::builder(storage(file)).write(!readonly).backing(None).data_file(None);
+    let first = storage(file);
+    let direct = align.map(|align| Direct { align, dirty: first.dirty() });
+    let builder = Qcow2::<Storage>::builder(first).write(!readonly).backing(None).data_file(None);
     let inner = builder.open(DenyImplicitOpenGate::default()).map_err(QcowError::Io)?;
     let access = match header.compression {
         Compression::Zlib => FormatAccess::new(inner),
         Compression::Zstd => FormatAccess::new(ZstdLayer::new(inner, storage(again), &header)),
     };
-    Ok((access, header))
+    Ok(Layer { access, header, direct })
 }
 
 impl Image for QcowImage {
@@ -410,26 +445,42 @@ impl Image for QcowImage {
 
     fn in_place(&self, buffers: &GuestBuffers, offset: u64, access: Access) -> Option<Place<'_>> {
         // The page cache takes a write at once.
-        if access == Access::Write {
+        if access == Access::Write && self.direct.is_none() || !self.is_aligned(buffers) {
             return None;
         }
         let wanted = buffers.len() as u64;
         self.touch(offset, wanted);
         match self.access.get_mapping(offset, wanted).ok()? {
-            (Mapping::Raw { storage, offset, .. }, len) if len == wanted => {
+            // What is written to has to be the image's alone: no snapshot's, and not below an overlay.
+            (Mapping::Raw { storage, offset, writable, .. }, len)
+                if len == wanted && (writable || access == Access::Read) =>
+            {
                 Some(Place { file: storage.file(), offset })
             }
             _ => None,
         }
     }
 
+    fn written_in_place(&self) {
+        if let Some(direct) = &self.direct {
+            direct.dirty.store(true, Ordering::Release);
+        }
+    }
+
     fn read(&self, buffers: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {
         self.touch(offset, buffers.len() as u64);
+        let aligned = self.is_aligned(buffers);
         while !buffers.is_empty() {
             let (mapping, mut len) = self.access.get_mapping(offset, buffers.len() as u64)?;
             match mapping {
-                Mapping::Raw { storage, offset: at, .. } => {
+                Mapping::Raw { storage, offset: at, .. } if aligned => {
                     buffers.read_front(storage.file(), at, to_usize(len)?)?;
+                }
+                Mapping::Raw { storage, offset: at, .. } => {
+                    let mut bytes = vec![0; to_usize(len)?.min(raw::CHUNK)];
+                    storage.read(&mut bytes[..], at)?;
+                    buffers.fill_front(&bytes);
+                    len = bytes.len() as u64;
                 }
                 Mapping::Zero { .. } => buffers.zero_front(to_usize(len)?),
                 Mapping::Special { layer, offset: at, .. } => len = self.read_packed(layer, at, len, buffers)?,
@@ -443,13 +494,21 @@ impl Image for QcowImage {
     fn write(&self, buffers: &mut GuestBuffers, mut offset: u64) -> io::Result<()> {
         self.touch(offset, buffers.len() as u64);
         self.unpack(offset, buffers.len() as u64)?;
+        let aligned = self.is_aligned(buffers);
         while !buffers.is_empty() {
-            let mapping = self.access.prepare_data_mapping(offset, buffers.len() as u64, true)?;
+            let wanted = if aligned { buffers.len() } else { buffers.len().min(raw::CHUNK) };
+            let mapping = self.access.prepare_data_mapping(offset, wanted as u64, true)?;
             let len = mapping.length();
             let storage = mapping.storage();
-            buffers.write_front(storage.file(), mapping.offset(), to_usize(len)?)?;
-            // Before the mapping is: once that is flushed, the data has been.
-            storage.written();
+            if aligned {
+                buffers.write_front(storage.file(), mapping.offset(), to_usize(len)?)?;
+                // Before the mapping is: once that is flushed, the data has been.
+                storage.written();
+            } else {
+                let mut bytes = vec![0; to_usize(len)?];
+                buffers.take_front(&mut bytes);
+                storage.write_data(&bytes, mapping.offset())?;
+            }
             self.access.commit_data_mapping(mapping)?;
             offset += len;
         }

@@ -1,18 +1,18 @@
 //! An open file as the library's storage: what it reads and writes goes through here; guest data does not.
 //!
-//! Two things are added. The library is shown a header made by us instead of the file's own ([`Header::sanitized`]). And
+//! Three things are added. The library is shown a header made by us instead of the file's own ([`Header::sanitized`]). And
 //! what it writes (tables, mostly) reaches the disk in the order in which it was written, after the data written before:
 //! a table that points to something is never on stable storage before what it points to. That is what makes a sudden loss
-//! of power harmless: the image is as it was after some earlier write, at worst with clusters that nobody uses.
+//! of power harmless: the image is as it was after some earlier write, at worst with clusters that nobody uses. And where the page
+//! cache is gone around, everything that passes here is aligned as that asks.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
@@ -24,8 +24,8 @@ use nix::sys::uio::{preadv, pwritev};
 use super::header::SANITIZED_LENGTH;
 use crate::disk::raw;
 
-/// Where in a header the size of the disk is.
-const SIZE_AT: usize = 24;
+/// Where in a header the size of the disk is, which the header that is shown may round up.
+const SIZE: std::ops::Range<usize> = 24..32;
 /// Segments that one system call takes (`IOV_MAX`).
 const MAX_SEGMENTS: usize = 1024;
 
@@ -35,12 +35,12 @@ pub struct Storage {
     file: File,
     /// What is read instead of the file's first bytes.
     header: Option<Mutex<[u8; SANITIZED_LENGTH]>>,
-    /// The size of the disk as the file has it, which the header that is shown may round up.
-    size: [u8; 8],
     /// Whether writes have to outlive the host's power.
     durable: bool,
+    /// What memory, offsets and lengths are multiples of, bytes: 1 unless the file is open with O_DIRECT.
+    align: usize,
     /// Something was written since the last sync.
-    dirty: AtomicBool,
+    dirty: Arc<AtomicBool>,
     /// Held during a sync, so that nobody takes "not dirty" for "on the disk" meanwhile.
     syncing: Mutex<()>,
     helper: CommonStorageHelper,
@@ -52,17 +52,27 @@ impl Storage {
         Self {
             file,
             header: None,
-            size: [0; 8],
             durable,
-            dirty: AtomicBool::new(false),
+            align: 1,
+            dirty: Arc::default(),
             syncing: Mutex::default(),
             helper: CommonStorageHelper::default(),
         }
     }
 
-    /// The same, the file's header of a disk of `size` bytes being shown as `shown`.
-    pub fn with_header(self, shown: [u8; SANITIZED_LENGTH], size: u64) -> Self {
-        Self { header: Some(Mutex::new(shown)), size: size.to_be_bytes(), ..self }
+    /// The same, the file's header being shown as `shown`.
+    pub fn with_header(self, shown: [u8; SANITIZED_LENGTH]) -> Self {
+        Self { header: Some(Mutex::new(shown)), ..self }
+    }
+
+    /// The same, of a file that is open with O_DIRECT and takes what is aligned to `align` bytes, [`raw::CHUNK`] at most.
+    pub fn with_align(self, align: usize) -> Self {
+        Self { align, ..self }
+    }
+
+    /// Set by whoever has written to the file past this, before anybody takes that for done.
+    pub fn dirty(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.dirty)
     }
 
     /// The file, for guest data. Whoever has written to it says so by [`Storage::written`].
@@ -75,9 +85,9 @@ impl Storage {
         self.dirty.store(true, Ordering::Release);
     }
 
-    /// Writes guest data.
+    /// Writes guest data, whole blocks of it.
     pub fn write_data(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)?;
+        raw::write_aligned(&self.file, bytes, offset, self.align)?;
         self.written();
         Ok(())
     }
@@ -106,15 +116,18 @@ impl Storage {
         (&self.file).seek(SeekFrom::End(0))
     }
 
-    /// Writes to the header, but for the disk's size; what is written is shown from now on.
+    /// Writes to the header, but for the disk's size; what is written is shown from now on. What is written as it was shown, as
+    /// whole blocks are for a part of them, stays as the file has it.
     fn write_header(&self, header: &Mutex<[u8; SANITIZED_LENGTH]>, slices: &[IoSlice], offset: u64) -> io::Result<()> {
         let mut bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<_>>();
         let at = usize::try_from(offset).map_err(io::Error::other)?;
         let mut header = header.lock().unwrap_or_else(PoisonError::into_inner);
-        header.iter_mut().skip(at).zip(&bytes).for_each(|(to, from)| *to = *from);
-        for (byte, size) in (SIZE_AT..).zip(self.size) {
-            if let Some(byte) = byte.checked_sub(at).and_then(|byte| bytes.get_mut(byte)) {
-                *byte = size;
+        let mut kept = Box::new(raw::Chunk([0; raw::CHUNK]));
+        self.file.read_exact_at(&mut kept.0[..SANITIZED_LENGTH.next_multiple_of(self.align)], 0)?;
+        for (place, (shown, byte)) in (at..).zip(header.iter_mut().skip(at).zip(&mut bytes)) {
+            let was = std::mem::replace(shown, *byte);
+            if was == *byte || SIZE.contains(&place) {
+                *byte = kept.0[place];
             }
         }
         self.write_data(&bytes, offset)
@@ -141,7 +154,8 @@ impl Storage {
         let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
         if end > self.len()? {
             // What lies past the end reads as zeros as soon as the file is long enough.
-            self.file.write_all_at(&[0], end - 1)?;
+            let last = (self.align as u64).min(end);
+            raw::write_zeros(&self.file, end - last, last)?;
         }
         raw::write_zeroes(&self.file, offset, len, true)
     }
@@ -168,6 +182,14 @@ fn position(offset: u64) -> io::Result<libc::off_t> {
 }
 
 impl imago::Storage for Storage {
+    fn mem_align(&self) -> usize {
+        self.align
+    }
+
+    fn req_align(&self) -> usize {
+        self.align
+    }
+
     fn size(&self) -> io::Result<u64> {
         self.len()
     }

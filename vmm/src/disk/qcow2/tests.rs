@@ -2,12 +2,15 @@
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::config::ImageFormat;
 use crate::disk::testing::{Disk, Fixture, SIZE, content, qemu_img};
-use crate::disk::{Options, QcowImage, open};
+use crate::disk::{Access, Image, Options, QcowImage, open};
+use crate::memory::guest_buffers::GuestBuffers;
 
 /// Changes bytes of a fixture's image.
 fn patch(fixture: &Fixture, offset: u64, bytes: &[u8]) {
@@ -150,6 +153,12 @@ fn tables_of_large_images_take_bounded_memory() {
 /// the disk keeps its size.
 #[test]
 fn tables_that_move_are_found_again() {
+    for direct in [None, Some(512)] {
+        tables_that_move(direct);
+    }
+}
+
+fn tables_that_move(direct: Option<u32>) {
     const LEN: u64 = (20 << 20) + 512;
     let fixture = Fixture::raw();
     let path = fixture.path("disk");
@@ -157,7 +166,7 @@ fn tables_that_move_are_found_again() {
     qemu_img(&["create", "-q", "-f", "qcow2", "-o", "cluster_size=1024,refcount_bits=64", path, &LEN.to_string()]);
     let fixture = fixture.of(ImageFormat::Qcow2);
     let before = be64(&fixture, 48);
-    let image = Arc::new(QcowImage::open(fixture.file(true), false).unwrap());
+    let image = Arc::new(QcowImage::open(fixture.file(true), false, direct).unwrap());
     let disk = Disk::new(image.clone());
     let fill = |byte: u8| {
         for at in (0..LEN).step_by(64 << 10) {
@@ -176,6 +185,51 @@ fn tables_that_move_are_found_again() {
     disk.image.flush().unwrap();
     assert_eq!(be64(&fixture, 24), LEN);
     fixture.check();
+}
+
+/// Only what is the image's alone is written in place, and only past the page cache; a flush then knows of it.
+#[test]
+fn writes_go_in_place_where_a_cluster_is_there_already() {
+    let folder = std::env::var_os("CARGO_TARGET_TMPDIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    // Where the file system has direct I/O, which the one of temporary files may not.
+    let image = |fixture: &Fixture, direct| {
+        let mut file = tempfile::tempfile_in(&folder).unwrap();
+        std::io::copy(&mut fixture.file(false), &mut file).unwrap();
+        Arc::new(QcowImage::open(file, false, direct).unwrap())
+    };
+    let ram = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap());
+    let finds = |image: &QcowImage, offset, address, len, access| {
+        let mut buffers = GuestBuffers::new(Arc::clone(&ram));
+        buffers.push(GuestAddress(address), len).unwrap();
+        let _hold = image.hold();
+        image.in_place(&buffers, offset, access).is_some()
+    };
+    let plain = Fixture::qcow2("cluster_size=4096", &[]);
+    let cached = image(&plain, None);
+    assert!(!cached.is_direct() && !finds(&cached, 0, 0, 4096, Access::Write));
+    assert!(finds(&cached, 0, 16, 4096, Access::Read));
+    let direct = image(&plain, Some(4096));
+    assert!(direct.is_direct(), "the file system of this folder has direct I/O");
+    assert!(finds(&direct, 0, 0, 4096, Access::Write) && finds(&direct, 0, 0, 4096, Access::Read));
+    assert!(!finds(&direct, 0, 16, 4096, Access::Write) && !finds(&direct, 0, 16, 4096, Access::Read), "not aligned");
+    direct.flush().unwrap();
+    let dirty = || direct.direct.as_ref().unwrap().dirty.load(Ordering::Acquire);
+    assert!(!dirty());
+    Disk::new(direct.clone()).write_as_may_be(4096, &[9; 4096]).unwrap();
+    assert!(dirty(), "a flush has to sync it");
+    direct.flush().unwrap();
+    assert!(!dirty());
+    direct.discard(8192, 4096).unwrap();
+    assert!(!finds(&direct, 8192, 0, 4096, Access::Write), "it has no place");
+    assert!(!finds(&direct, 4096, 0, 8192, Access::Write), "nor has all of it");
+    // Clusters that are smaller than blocks would share them.
+    assert!(!image(&Fixture::qcow2("cluster_size=512", &[]), Some(256)).is_direct());
+    qemu_img(&["snapshot", "-c", "before", plain.path("disk").to_str().unwrap()]);
+    let shared = image(&plain, Some(4096));
+    assert!(!finds(&shared, 0, 0, 4096, Access::Write), "the snapshot has it, too");
+    assert!(finds(&shared, 0, 0, 4096, Access::Read));
+    let packed = image(&Fixture::qcow2("cluster_size=4096", &["-c"]), Some(4096));
+    assert!(!finds(&packed, 0, 0, 4096, Access::Write) && !finds(&packed, 0, 0, 4096, Access::Read));
 }
 
 #[test]

@@ -196,10 +196,21 @@ impl Ringed {
             // Cut short, or failed: once more, all of it, in the ordinary way.
             return self.perform(call, index);
         }
-        if matches!(slot.request, Request::Write(_)) && !slot.syncing && !call.requests.is_cached() {
-            slot.syncing = true;
-            return if self.begin(call, index) { Ok(()) } else { self.perform(call, index) };
+        if matches!(slot.request, Request::Write(_)) && !slot.syncing {
+            let image = &call.requests.disk.image;
+            image.written_in_place();
+            if !call.requests.is_cached() {
+                slot.syncing = true;
+                if self.begin(call, index) {
+                    return Ok(());
+                }
+                if image.flush().is_err() {
+                    // What a failed sync has lost is written again.
+                    return self.perform(call, index);
+                }
+            }
         }
+        let slot = &mut self.slots[index];
         finish(call, slot, Status::Ok, slot.writable)?;
         self.free.push(index);
         Ok(())

@@ -8,6 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::request::{self, DiskRange, Limits, Request, Status};
 use super::{Block, Traits};
+use crate::disk::testing::{Fixture, content};
 use crate::disk::{Image, QcowImage, RawImage};
 use crate::memory::guest_buffers::GuestBuffers;
 use crate::virtio::device::{ActivateError, VirtioDevice};
@@ -375,6 +376,55 @@ fn many_requests_to_an_overlay_are_under_way_at_once() {
         assert_eq!(rig.queue.read(BUFFER, 512), [expected; 512], "{sector}");
     }
     assert_eq!(rig.sector(32), [32; 512], "the base stays as it is");
+}
+
+/// Writes to clusters that are there and to such as aren't, reads and flushes, for a driver that flushes and one that can't.
+#[test]
+fn many_requests_to_a_direct_qcow2_are_under_way_at_once() {
+    for features in [FLUSH, 0] {
+        assert!(crate::disk::ring::prepare(1), "this host has io_uring");
+        let fixture = Fixture::qcow2("cluster_size=4096", &[]).direct();
+        let mut model = content();
+        {
+            let image = fixture.open().image;
+            image.discard(16 << 10, 16 << 10).unwrap();
+            model[16 << 10..][..16 << 10].fill(0);
+            let mut block = Block::new("test".into(), image, traits());
+            let mut queue = DriverQueue::new(&ram(), 0x1000, 64);
+            let (told, events) = (Arc::new(Told::default()), EventThread::start());
+            block.activate(activation(&[&queue], features, &told, &events.handle)).unwrap();
+            for round in 0..4_u8 {
+                for i in 0..16_u8 {
+                    let (at, buffer) = (HEADER + 0x40 * u64::from(i), BUFFER + 4096 * u64::from(i));
+                    let (kind, data) = match i {
+                        15 => (4, None),
+                        // Guests read what they don't write meanwhile.
+                        14 => (0, Some(Part::In(buffer, 4096))),
+                        _ => (1, Some(Part::Out(buffer, 4096))),
+                    };
+                    queue.write(buffer, &[round * 16 + i; 4096]);
+                    queue.write(at, &[u32::to_le_bytes(kind), [0; 4]].concat());
+                    queue.write(at + 8, &(u64::from(i) * 8).to_le_bytes());
+                    queue.write(at + 16, &[0xEE]);
+                    let status = Some(Part::In(at + 16, 1));
+                    queue.add(&[Some(Part::Out(at, 16)), data, status].into_iter().flatten().collect::<Vec<_>>());
+                    if kind == 1 {
+                        model[usize::from(i) * 4096..][..4096].fill(round * 16 + i);
+                    }
+                }
+                queue.kick();
+                for _ in 0..16 {
+                    queue.wait_used();
+                }
+                for i in 0..16_u8 {
+                    assert_eq!(queue.read(HEADER + 0x40 * u64::from(i) + 16, 1), [0], "round {round} request {i}");
+                }
+                assert!(queue.read(BUFFER + 14 * 4096, 4096) == model[14 * 4096..][..4096]);
+            }
+            block.reset();
+        }
+        fixture.verify(&model, "written through a queue");
+    }
 }
 
 #[test]
