@@ -57,3 +57,6 @@ pub const SERVICE_ACCOUNT_DIR: &str = "/var/run/secrets/kubernetes.io/serviceacc
 
 /// What the name of a mounted Secret with access credentials ends with.
 pub const CREDENTIALS_SUFFIX: &str = "-access-cred";
+
+/// The container that is the machine, in pods that have more than one, and in those of KubeVirt.
+pub const MACHINE_CONTAINER: &str = "compute";

@@ -9,7 +9,7 @@
 //!            │
 //!  translate network volume vsock launch   a spec becomes a machine, a network, open files, a process
 //!            │
-//!   bundle cgroup rootfs sweep log        the ground: what containerd left on disk, what the kernel holds for a pod
+//!   bundle cgroup cpuset rootfs sweep log  the ground: what containerd left on disk, what the kernel holds for a pod
 //! ```
 //!
 //! The sandbox container has no process: the shim answers for it. The app container is a virtual machine, run by one
@@ -19,6 +19,7 @@
 pub mod bootstrap;
 pub mod bundle;
 pub mod cgroup;
+pub mod cpuset;
 pub mod guest_agent;
 #[allow(unsafe_code, reason = "the one place where a process is made")]
 pub mod launch;

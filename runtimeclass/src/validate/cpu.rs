@@ -23,6 +23,9 @@ fn check_cpu(cpu: &Cpu, rules: &mut Rules<'_>) {
             rules.refuse(format_args!("domain.cpu.{field}"), "0; at least 1 is needed");
         }
     }
+    if cpu.isolate_emulator_thread == Some(true) && cpu.dedicated_cpu_placement != Some(true) {
+        rules.refuse("domain.cpu.isolateEmulatorThread", "only together with dedicatedCpuPlacement");
+    }
     for (index, feature) in cpu.features.iter().enumerate() {
         let at = format!("domain.cpu.features[{index}]");
         if let Some(policy) = feature.policy.as_deref().filter(|policy| !POLICIES.contains(policy)) {

@@ -18,6 +18,7 @@ fn vmi(change: impl FnOnce(&mut Value)) -> Value {
         "domain": {
             "cpu": {
                 "cores": 2, "sockets": 1, "threads": 1, "model": "EPYC", "dedicatedCpuPlacement": true,
+                "isolateEmulatorThread": true,
                 "features": [{"name": "avx", "policy": "disable"}, {"name": "svm"}],
             },
             "features": {"kvm": {"hidden": true}},
@@ -73,9 +74,9 @@ fn each_wrong_value_is_refused_by_its_path() {
         ("/domain/cpu/cores", json!(2_147_483_647), "spec.domain.cpu: 2147483647 vCPUs; a machine has at most 254"),
         ("/domain/cpu/model", json!(7), "spec.domain.cpu.model: must be a string"),
         (
-            "/domain/cpu/isolateEmulatorThread",
-            json!(true),
-            "spec.domain.cpu.isolateEmulatorThread: not supported by vireo",
+            "/domain/cpu",
+            json!({"cores": 1, "isolateEmulatorThread": true}),
+            "spec.domain.cpu.isolateEmulatorThread: only together with dedicatedCpuPlacement",
         ),
         (
             "/domain/cpu/features",

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use oci_spec::runtime::Spec;
 
 use super::machine::{Builder, Machine, Request};
-use super::vmm::Process;
+use super::vmm::{Belongings, Process};
 use crate::launch::{Launch, launch};
 use crate::network::{self, Attachment, PodFacts};
 use crate::node_config::NodeConfig;
@@ -56,9 +56,8 @@ impl Builder for Launcher {
             fds: plan.fds,
             jail: Some(plan.jail),
         })?;
-        Ok(Arc::new(
-            Process::follow(process, network, sockets, plan.start_paused).context("the VMM can't be followed")?,
-        ))
+        let belongings = Belongings { network, sockets, start_paused: plan.start_paused, placement: plan.placement };
+        Ok(Arc::new(Process::follow(process, belongings).context("the VMM can't be followed")?))
     }
 }
 

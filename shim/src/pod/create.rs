@@ -13,6 +13,7 @@ use super::container::{Body, Container, MachineBody, ShimPlace};
 use super::error::{PodError, illegal};
 use super::machine::{ANSWER, Request, State};
 use super::pod::Pod;
+use super::sidecar;
 use super::supervise::{reason, supervise};
 use crate::bundle::{Bundle, Role};
 use crate::cgroup::{self, Cgroup, OomWatch};
@@ -90,6 +91,7 @@ impl Pod {
         }
         let resources = bundle.spec().linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let rootfs = Rootfs::mount(request, bundle.rootfs()).await?;
+        sidecar::check(bundle, &bundle.rootfs())?;
         let cgroup = Cgroup::create(&place, resources)?;
         let netns = self.netns(bundle);
         let machine = self.builder.build(Request { id: &container.id, bundle, cgroup: &cgroup, netns }).await?;
@@ -99,6 +101,10 @@ impl Pod {
             Ok(State::Ended { outcome, .. }) => return Err(PodError::Refused(reason(outcome))),
             Ok(_) => {}
             Err(_) => return Err(PodError::NoAnswer("build its machine")),
+        }
+        // The vCPUs' threads come later, and see to themselves.
+        if let Some(placement) = machine.placement() {
+            machine.place(placement)?;
         }
         let console = if container.stdio.stdin.is_empty() && container.stdio.stdout.is_empty() {
             None
@@ -131,7 +137,8 @@ impl<'a> Creation<'a> {
             other.role == Role::Machine && container.role == Role::Machine && other.phase().exit().is_none()
         });
         if let Some(other) = other {
-            return Err(PodError::SecondMachine { running: other.id.clone() });
+            let named = |container: &Container| sidecar::name(&container.bundle).unwrap_or(&container.id).to_owned();
+            return Err(PodError::SecondMachine { new: named(&container), running: named(other) });
         }
         containers.insert(id.clone(), container);
         Ok(Creation { pod, id: Some(id) })

@@ -1,5 +1,7 @@
 //! What the pod can't do, in words for the one who asked containerd for it.
 
+use vireo_runtimeclass::pod::MACHINE_CONTAINER;
+
 use super::container::Container;
 use super::lifecycle::Illegal;
 use super::machine::{ANSWER, CommandError};
@@ -22,11 +24,21 @@ pub enum PodError {
     #[error("container {0:?} exists already")]
     Exists(String),
     /// The pod has its machine.
-    #[error("a VM pod has one container, and {running:?} is its machine; remove the other containers from the pod")]
+    #[error(
+        "container {new:?}: a VM pod has one container, and {running:?} is its machine; remove the other containers from the pod"
+    )]
     SecondMachine {
+        /// The one that is refused.
+        new: String,
         /// The one that is there.
         running: String,
     },
+    /// A container that isn't the pod's machine.
+    #[error(
+        "container {0:?}: init containers and sidecars are not supported by vireo: a VM pod has one container, which is its \
+         machine and called {MACHINE_CONTAINER:?}; remove the others from the pod"
+    )]
+    Sidecar(String),
     /// Not now.
     #[error("container {id:?}: {source}")]
     Illegal {

@@ -13,6 +13,7 @@ pub use vireo_vmm::control::message::Request as MachineRequest;
 
 use crate::bundle::Bundle;
 use crate::cgroup::Cgroup;
+use crate::cpuset::Placement;
 
 /// How long a VMM may take to build its machine, or to start it.
 pub const ANSWER: Duration = Duration::from_secs(30);
@@ -66,6 +67,9 @@ pub enum CommandError {
     /// It says nothing.
     #[error("{0}: the VMM did not answer within {ANSWER:?}")]
     NoAnswer(&'static str),
+    /// Its threads stay where they are.
+    #[error("the machine's threads can't be bound to their CPUs")]
+    Place(#[source] std::io::Error),
 }
 
 /// A machine and the process that runs it. The process is killed on drop.
@@ -87,6 +91,10 @@ pub trait Machine: Debug + Send + Sync {
     fn attach_agent(&self, client: UnixStream) -> Result<(), CommandError>;
     /// Tells the console's size.
     fn resize_console(&self, columns: u16, rows: u16) -> Result<(), CommandError>;
+    /// Which of the container's CPUs it keeps to, if it does.
+    fn placement(&self) -> Option<Placement>;
+    /// Binds its threads to `placement`, which is of its own kind.
+    fn place(&self, placement: Placement) -> Result<(), CommandError>;
     /// Ends the process at once; the outcome's code is 137.
     fn kill(&self);
 }

@@ -157,11 +157,30 @@ impl Pod {
         Ok(metrics?)
     }
 
-    /// Changes a container's limits.
+    /// Changes a container's limits. A machine with CPUs of its own moves to the new ones.
     pub fn update(&self, id: &str, resources: &LinuxResources) -> Result<(), PodError> {
         let container = self.container(id)?;
+        let cpus = resources.cpu().as_ref().and_then(|cpu| cpu.cpus().as_deref()).filter(|cpus| !cpus.is_empty());
+        let moved = match (container.machine(), cpus) {
+            (Some(machine), Some(cpus)) => {
+                let placement = machine.placement().map(|placement| placement.moved(cpus)).transpose();
+                placement.map_err(PodError::Invalid)?.map(|placement| (machine, placement))
+            }
+            _ => None,
+        };
+        if moved.is_some() && container.phase() != Phase::Running {
+            return Err(illegal(
+                &container,
+                if container.phase().exit().is_some() { Illegal::Stopped } else { Illegal::NotStarted },
+            ));
+        }
         let limited = container.with_cgroup(|path| cgroup::limit(path, resources));
-        Ok(limited.ok_or_else(|| illegal(&container, Illegal::Creating))??)
+        limited.ok_or_else(|| illegal(&container, Illegal::Creating))??;
+        // Narrowed or not, the kernel lets every thread use all of the new CPUs.
+        match moved {
+            Some((machine, placement)) => Ok(machine.place(placement)?),
+            None => Ok(()),
+        }
     }
 
     /// Tells a machine its console's size, characters.

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::machine::{Builder, CommandError, Machine, MachineRequest, Outcome, Request, State};
 use super::{Pod, PodError};
 use crate::cgroup;
+use crate::cpuset::Placement;
 use crate::service::events::{Item, Publisher};
 
 /// A machine whose life the test tells.
@@ -24,6 +25,7 @@ pub(crate) struct Double {
     /// Where it was built.
     netns: Mutex<Option<PathBuf>>,
     starts: bool,
+    placement: Mutex<Option<Placement>>,
     /// What was put at the guest agent's port.
     agent: Mutex<Option<UnixStream>>,
     /// The console's last client.
@@ -111,6 +113,16 @@ impl Machine for Double {
         Ok(())
     }
 
+    fn placement(&self) -> Option<Placement> {
+        self.placement.lock().unwrap().clone()
+    }
+
+    fn place(&self, placement: Placement) -> Result<(), CommandError> {
+        self.call("place");
+        *self.placement.lock().unwrap() = Some(placement);
+        Ok(())
+    }
+
     fn kill(&self) {
         self.call("kill");
         self.end(137, Some("killed"));
@@ -167,6 +179,7 @@ impl Bench {
             calls,
             netns,
             starts,
+            placement: Mutex::default(),
             agent: Mutex::default(),
             console: Mutex::default(),
         });
@@ -376,6 +389,30 @@ async fn signals_mean_buttons() {
     assert_eq!(soon(bench.pod.wait("a")).await.unwrap().code, 137);
     let calls = bench.machine.calls.lock().unwrap();
     assert_eq!(*calls, ["agent", "start", "power button", "power button", "power button", "kill"]);
+}
+
+#[tokio::test]
+async fn a_machine_with_cpus_of_its_own_moves_with_its_container() {
+    let bench = Bench::new(State::Ready, true, None);
+    *bench.machine.placement.lock().unwrap() = Some(Placement::new("0-2", 2, true).unwrap());
+    bench.pod.create(&bench.request("a")).await.unwrap();
+    let update = |cpus: &str| {
+        let resources = serde_json::from_value(serde_json::json!({"cpu": {"cpus": cpus}})).unwrap();
+        bench.pod.update("a", &resources).map_err(|error| error.to_string())
+    };
+    assert_eq!(update("0-2").unwrap_err(), "container \"a\": it has not been started");
+    bench.pod.start("a").await.unwrap();
+    let few = update("0-1").unwrap_err();
+    assert!(few.starts_with("the container has 2 CPUs of its own for 2 vCPUs and one for the emulator's"), "{few}");
+    assert_eq!(*bench.machine.calls.lock().unwrap(), ["place", "agent", "start"]);
+    // Other limits leave the threads where they are.
+    bench.pod.update("a", &serde_json::from_str(r#"{"cpu": {"cpus": ""}}"#).unwrap()).unwrap();
+    assert_eq!(*bench.machine.calls.lock().unwrap(), ["place", "agent", "start"]);
+    // This machine may have fewer CPUs than the container: what can't be limited isn't bound either.
+    match update("1-3") {
+        Ok(()) => assert_eq!(bench.machine.placement().unwrap(), Placement::new("1-3", 2, true).unwrap()),
+        Err(error) => assert!(error.contains("cpuset.cpus can't be set"), "{error}"),
+    }
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,8 +22,10 @@ use vireo_vmm::control::client::Received;
 use vireo_vmm::control::message::{Answer, Command, End, Event, PauseReason, Request};
 
 use super::answers::Answers;
+use super::container::lock;
 use super::machine::{ANSWER, CommandError, Machine, Outcome, State};
 use super::vsock::Connections;
+use crate::cpuset::Placement;
 use crate::launch::{ExitStatus, Vmm};
 use crate::log::bounded;
 use crate::network::Attachment;
@@ -37,6 +39,19 @@ const LAST_LINES: Duration = Duration::from_millis(200);
 /// The longest line of its log, and the longest reason, bytes.
 const MAX_LINE: usize = 1024;
 
+/// What a machine has beside its process.
+#[derive(Debug)]
+pub struct Belongings {
+    /// Its interfaces.
+    pub network: Option<Attachment>,
+    /// Its vsock's side of the node.
+    pub sockets: Option<Sockets>,
+    /// Its guest is to be paused before its first instruction.
+    pub start_paused: bool,
+    /// The CPUs that its threads keep to.
+    pub placement: Option<Placement>,
+}
+
 /// A machine's process. Dropping it kills the process and then gives back its network.
 #[derive(Debug)]
 pub struct Process {
@@ -45,19 +60,20 @@ pub struct Process {
     killed: Arc<AtomicBool>,
     state: watch::Receiver<State>,
     start_paused: bool,
+    placement: Mutex<Option<Placement>>,
     answers: Arc<Answers>,
-    _network: Option<Attachment>,
+    network: Network,
 }
 
+/// The machine's network, until whoever is first gives it back: the end of the process, or of its owner.
+type Network = Arc<Mutex<Option<Attachment>>>;
+
 impl Process {
-    /// Takes a launched VMM over, whose guest is to be started or, with `start_paused`, paused at first. Needs a tokio runtime.
-    pub fn follow(
-        vmm: Vmm,
-        mut network: Option<Attachment>,
-        sockets: Option<Sockets>,
-        start_paused: bool,
-    ) -> io::Result<Process> {
+    /// Takes a launched VMM over, with what else its machine has. Needs a tokio runtime.
+    pub fn follow(vmm: Vmm, belongings: Belongings) -> io::Result<Process> {
+        let Belongings { mut network, sockets, start_paused, placement } = belongings;
         network.iter_mut().try_for_each(Attachment::serve)?;
+        let network = Arc::new(Mutex::new(network));
         let (sender, state) = watch::channel(State::Building);
         let killed = Arc::new(AtomicBool::new(false));
         let pid = u32::try_from(vmm.pid.as_raw()).unwrap_or_default();
@@ -71,11 +87,13 @@ impl Process {
             killed: killed.clone(),
             state: sender,
             answers: answers.clone(),
+            network: network.clone(),
             vsock: sockets.map(|sockets| Connections::serve(sockets, vmm.clone())),
             last: None,
         };
         tokio::spawn(follower.run());
-        Ok(Process { vmm, pid, killed, state, start_paused, answers, _network: network })
+        let placement = Mutex::new(placement);
+        Ok(Process { vmm, pid, killed, state, start_paused, placement, answers, network })
     }
 
     fn send(&self, name: &'static str, command: &Command, files: &[BorrowedFd<'_>]) -> Result<(), CommandError> {
@@ -132,6 +150,16 @@ impl Machine for Process {
         self.send("resize", &Command::ResizeConsole { columns, rows }, &[])
     }
 
+    fn placement(&self) -> Option<Placement> {
+        lock(&self.placement).clone()
+    }
+
+    fn place(&self, placement: Placement) -> Result<(), CommandError> {
+        placement.bind_threads(self.pid).map_err(CommandError::Place)?;
+        *lock(&self.placement) = Some(placement);
+        Ok(())
+    }
+
     fn kill(&self) {
         self.killed.store(true, Ordering::Relaxed);
         self.vmm.kill();
@@ -141,6 +169,7 @@ impl Machine for Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.vmm.kill();
+        drop(lock(&self.network).take());
     }
 }
 
@@ -160,6 +189,7 @@ struct Follower {
     killed: Arc<AtomicBool>,
     state: watch::Sender<State>,
     answers: Arc<Answers>,
+    network: Network,
     vsock: Option<Connections>,
     last: Option<LastWord>,
 }
@@ -216,6 +246,11 @@ impl Follower {
             _ => String::new(),
         };
         self.answers.close();
+        // The next machine of this pod may come as soon as the end of this one is known. Rules take their time.
+        let network = lock(&self.network).take();
+        if let Err(error) = tokio::task::spawn_blocking(move || drop(network)).await {
+            log::error!("vireo-vmm {}: its network is not given back: {error}", self.vmm.pid);
+        }
         let started = matches!(*self.state.borrow(), State::Started | State::Paused(_));
         let outcome = outcome(self.last, status, self.killed.load(Ordering::Relaxed), &line);
         self.state.send_replace(State::Ended { outcome, started });

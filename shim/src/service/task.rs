@@ -63,7 +63,7 @@ fn rpc(error: PodError) -> ttrpc::Error {
         | PodError::Exec(AgentError::NotConnected)
         | PodError::Command(CommandError::Refused(_) | CommandError::Ended(_)) => Code::FAILED_PRECONDITION,
         PodError::Signal(_) | PodError::Invalid(_) => Code::INVALID_ARGUMENT,
-        PodError::Sandbox(..) | PodError::Unsupported(_) => Code::UNIMPLEMENTED,
+        PodError::Sandbox(..) | PodError::Unsupported(_) | PodError::Sidecar(_) => Code::UNIMPLEMENTED,
         PodError::Cancelled(_) => Code::CANCELLED,
         _ => Code::UNKNOWN,
     };

@@ -27,6 +27,7 @@ use vireo_runtimeclass::pod::{ANNOTATION_CLAIMS, ANNOTATION_RATE_LIMITS, ANNOTAT
 use vireo_runtimeclass::{Claims, ParseError, RateLimits};
 use vireo_vmm::config::{AutoconfConfig, FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig, VsockConfig};
 
+use crate::cpuset::Placement;
 use crate::network::PlannedNic;
 use crate::node_config::NodeConfig;
 use crate::volume::{ImageRoot, VolumeError};
@@ -82,6 +83,8 @@ pub struct LaunchPlan {
     pub jail: JailConfig,
     /// It is to be paused before its first instruction.
     pub start_paused: bool,
+    /// The CPUs that its threads keep to.
+    pub placement: Option<Placement>,
 }
 
 /// Why there is no machine.
@@ -229,7 +232,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     let vsock = vsock(source.spec, &files)?;
     let mut fds = Fds::default();
     let size = size::size(source.spec, &source.place)?;
-    let cpu = cpu::cpu(source.spec, &source.place, &files, (size.vcpus, &kvm))?;
+    let (cpu, placement) = cpu::cpu(source.spec, &source.place, &files, (size.vcpus, &kvm))?;
     let kvm = fds.add(kvm)?;
     let identity = identity::identity(&source);
     let mut disks = disks::disks(&source, &files, (size.vcpus, Uuid::from_bytes(identity.uuid)), &mut fds)?;
@@ -268,7 +271,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     };
     // Validation allows no other strategy than Paused.
     let start_paused = source.spec.is_some_and(|spec| spec.start_strategy.is_some());
-    Ok(LaunchPlan { machine, fds: fds.0, jail, start_paused })
+    Ok(LaunchPlan { machine, fds: fds.0, jail, start_paused, placement })
 }
 
 /// A socket device, where it is asked for. The host's side needs a folder that goes with the machine, which only a pod has.

@@ -51,6 +51,19 @@ pub enum SizeError {
     /// Less RAM than one page of its kind.
     #[error("guest memory of {0} bytes is less than one page of the asked size")]
     BelowPage(u64),
+    /// The container may not use that many huge pages.
+    #[error(
+        "spec.domain.memory.hugepages: the guest's {} MiB do not fit the container's limit of {} MiB for {kind}; set \
+         resources.limits[{kind}] to the guest's memory", guest / MIB, limit / MIB
+    )]
+    HugePages {
+        /// The guest's RAM, bytes.
+        guest: u64,
+        /// The container's limit, bytes.
+        limit: u64,
+        /// Kubernetes' name of the resource.
+        kind: &'static str,
+    },
     /// More vCPUs than a machine has.
     #[error("container cpu limit of {0} CPUs: a machine has at most {MAX_VCPUS} vCPUs; lower it, or set domain.cpu")]
     ManyCpus(u64),
@@ -72,7 +85,11 @@ pub(super) fn size(spec: Option<&VirtualMachineInstanceSpec>, place: &Place<'_>)
     let domain = spec.map(|spec| &spec.domain);
     let cpus = match domain.and_then(DomainSpec::vcpus) {
         Some(cpus) => cpus,
-        None => limits.cpus.unwrap_or(1),
+        // One of the container's CPUs may be for the other threads.
+        None => {
+            let isolated = domain.and_then(|domain| domain.cpu.as_ref()?.isolate_emulator_thread) == Some(true);
+            limits.cpus.map_or(1, |cpus| cpus.saturating_sub(isolated.into()).max(1))
+        }
     };
     let vcpus = u32::try_from(cpus).ok().filter(|n| u64::from(*n) <= MAX_VCPUS).ok_or(SizeError::ManyCpus(cpus))?;
 
@@ -104,7 +121,30 @@ pub(super) fn size(spec: Option<&VirtualMachineInstanceSpec>, place: &Place<'_>)
     if size == 0 {
         return Err(SizeError::BelowPage(wanted));
     }
+    if let Some(pages) = hugepages
+        && let Some(limit) = huge_page_limit(place, pages)
+        && limit < size
+    {
+        return Err(SizeError::HugePages { guest: size, limit, kind: huge_page_names(pages).0 });
+    }
     Ok(Size { vcpus, memory: MemoryConfig { size, hugepages } })
+}
+
+/// Huge pages of a size, as Kubernetes and as OCI specs call them.
+fn huge_page_names(pages: HugePageSize) -> (&'static str, &'static str) {
+    match pages {
+        HugePageSize::Size2M => ("hugepages-2Mi", "2MB"),
+        HugePageSize::Size1G => ("hugepages-1Gi", "1GB"),
+    }
+}
+
+/// How much of them the container may use, bytes; none where its spec doesn't say.
+fn huge_page_limit(place: &Place<'_>, pages: HugePageSize) -> Option<u64> {
+    let Place::Pod { oci, .. } = place else { return None };
+    let limits = oci.linux().as_ref()?.resources().as_ref()?.hugepage_limits().as_ref()?;
+    let limit = limits.iter().find(|limit| limit.page_size() == huge_page_names(pages).1)?;
+    // A negative one is none.
+    u64::try_from(limit.limit()).ok()
 }
 
 /// What the container may use.

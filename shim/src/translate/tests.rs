@@ -430,6 +430,18 @@ fn sizes_that_do_not_fit_are_refused() {
     let huge = json!({"domain": {"devices": {}, "memory": {"hugepages": {"pageSize": "1Gi"}}}});
     let below = "guest memory of 536870912 bytes is less than one page of the asked size";
     assert_eq!(Pod::new(DEBIAN).refusal(Some(&huge)), below);
+    // The kubelet names every size that the node has.
+    let huge = json!({"domain": {"devices": {}, "memory": {"guest": "64Mi", "hugepages": {"pageSize": "2Mi"}}}});
+    let mut pod = Pod::new(DEBIAN);
+    let mut limited = |bytes: i64| {
+        let limits = json!([{"pageSize": "1GB", "limit": 0}, {"pageSize": "2MB", "limit": bytes}]);
+        pod.oci["linux"]["resources"]["hugepageLimits"] = limits;
+        pod.translate(Some(&huge)).map(drop).map_err(|error| chain(&error))
+    };
+    assert_eq!((limited(64 << 20), limited(-1)), (Ok(()), Ok(())));
+    let expected = "spec.domain.memory.hugepages: the guest's 64 MiB do not fit the container's limit of 62 MiB for \
+                    hugepages-2Mi; set resources.limits[hugepages-2Mi] to the guest's memory";
+    assert_eq!(limited(62 << 20).unwrap_err(), expected);
 }
 
 #[test]
@@ -557,6 +569,15 @@ fn processors_are_laid_out_hidden_and_bound() {
     let cpu = pod.translate(Some(&spec)).unwrap().machine.cpu;
     assert_eq!(cpu.topology, Some(TopologyConfig { sockets: 2, cores: 1, threads: 2 }));
     assert_eq!((cpu.model, cpu.hide_kvm, cpu.pins), (CpuModel::HostPassthrough, true, vec![2, 3, 4, 9]));
+    // Where the container sizes the guest, the emulator's CPU is one of its own.
+    let isolated = json!({"domain": {
+        "cpu": {"dedicatedCpuPlacement": true, "isolateEmulatorThread": true},
+        "devices": {},
+    }});
+    pod.oci["linux"]["resources"]["cpu"]["cpus"] = json!("2-5");
+    let plan = pod.translate(Some(&isolated)).unwrap();
+    let placement = plan.placement.unwrap();
+    assert_eq!((plan.machine.vcpus, plan.machine.cpu.pins, placement.others), (3, vec![2, 3, 4], vec![5]));
     let odd = json!({"domain": {"cpu": {"sockets": 70, "cores": 3}, "devices": {}}});
     let refusal = pod.refusal(Some(&odd));
     assert!(

@@ -2,7 +2,7 @@
 
 use super::{
     Scenario, boots, channels, churn, control, deaths, debian, disks, endings, jail, limits, network, refusals,
-    run_command, vhost,
+    resources, run_command, vhost,
 };
 
 /// Every scenario.
@@ -18,6 +18,7 @@ pub fn all() -> Vec<Scenario> {
         deaths::SCENARIOS,
         disks::SCENARIOS,
         limits::SCENARIOS,
+        resources::SCENARIOS,
         refusals::SCENARIOS,
         run_command::SCENARIOS,
         debian::SCENARIOS,

@@ -12,14 +12,14 @@ use super::{
     Bench, Scenario,
     eventually::{LIMIT, until},
     leftovers::Leftovers,
-    pod::{PROMPT, PodSpec},
+    pod::{PROMPT, PodSpec, UP},
 };
 use crate::cri::v1;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("killed_vmm_is_an_exit", killed_vmm),
     Scenario::each("killed_shim_takes_everything_along", killed_shim),
-    Scenario::each("containerd_restart_leaves_the_guest_running", restart),
+    Scenario::each("an_upgrade_leaves_the_guest_running_and_the_next_one_starts", upgrade),
     Scenario::each("containerd_kill_leaves_the_guest_running", containerd_killed),
 ];
 
@@ -54,10 +54,14 @@ fn killed_shim(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-fn restart(bench: &mut Bench) -> Result<()> {
+/// Other binaries are put in place of those of a running pod, containerd is restarted, and the pod's container ends and is made again.
+fn upgrade(bench: &mut Bench) -> Result<()> {
     let before = Leftovers::look()?;
-    let pod = bench.boot(PodSpec::guest())?;
-    let vmm = pod.vmm()?;
+    let mut pod = bench.boot(PodSpec::guest())?;
+    let (vmm, shim) = (pod.vmm()?, pod.shim()?);
+    for name in ["containerd-shim-vireo-v2", "vireo-vmm"] {
+        replace(&Path::new("/usr/local/bin").join(name))?;
+    }
     bench.restart_containerd()?;
     ensure!(!gone(vmm), "the VMM ended with containerd");
     let status = pod.status(bench)?;
@@ -69,10 +73,26 @@ fn restart(bench: &mut Bench) -> Result<()> {
     pod.stop(bench, 60)?;
     let status = pod.wait_exit(bench)?;
     ensure!(status.exit_code == 0, "exit code {} after the restart", status.exit_code);
+    // The old container is still there, as it is with the kubelet.
+    let old = pod.container.clone();
+    pod.create_again(bench, |_| {})?;
+    pod.start(bench)?;
+    pod.wait_console(bench, UP)?;
+    ensure!(pod.shim()? == shim && pod.vmm()? != vmm, "the same shim, another VMM");
+    bench.cri().remove_container(v1::RemoveContainerRequest { container_id: old })?;
+    pod.http("/")?;
     pod.remove(bench)?;
     let left = before.compare(LIMIT)?;
     ensure!(left.is_empty(), "{}", left.join("\n"));
     Ok(())
+}
+
+/// Puts another file with the same program in a binary's place, as install.sh does.
+fn replace(binary: &Path) -> Result<()> {
+    let new = binary.with_extension("new");
+    fs::copy(binary, &new)
+        .and_then(|_| fs::rename(&new, binary))
+        .with_context(|| format!("replace {}", binary.display()))
 }
 
 fn containerd_killed(bench: &mut Bench) -> Result<()> {

@@ -26,6 +26,7 @@ mod limits;
 mod local_machine;
 mod network;
 mod refusals;
+mod resources;
 mod run_command;
 mod vhost;
 

@@ -30,12 +30,16 @@ pub const UP: &str = "GUEST-UP";
 pub const PROMPT: &str = "vireo-guest# ";
 
 const MIB: i64 = 1 << 20;
+/// What the kubelet gives a burstable pod, for one.
+pub const OOM_SCORE_ADJ: i64 = 900;
 
 /// What a pod is made from.
 #[derive(Debug, Clone)]
 pub struct PodSpec {
     /// containerd's name of the runtime; empty for the default one.
     pub handler: String,
+    /// The container's name.
+    pub container: String,
     /// The container's image.
     pub image: String,
     /// The pod's annotations.
@@ -50,6 +54,10 @@ pub struct PodSpec {
     pub user: Option<i64>,
     /// Program of a container that is no VM.
     pub command: Vec<String>,
+    /// The container's CPUs, as cpuset lists them; empty for all.
+    pub cpus: String,
+    /// The container's limit of huge pages of 2 MiB, bytes.
+    pub huge_pages: u64,
     /// Folders of the node that the container sees: where in the container, where in the node.
     pub mounts: Vec<(String, String)>,
 }
@@ -59,6 +67,7 @@ impl PodSpec {
     pub fn container_disk() -> Self {
         Self {
             handler: "vireo".to_owned(),
+            container: "compute".to_owned(),
             image: CONTAINER_DISK.to_owned(),
             annotations: HashMap::new(),
             memory_limit: 256 * MIB,
@@ -66,6 +75,8 @@ impl PodSpec {
             tty: true,
             user: None,
             command: Vec::new(),
+            cpus: String::new(),
+            huge_pages: 0,
             mounts: Vec::new(),
         }
     }
@@ -123,6 +134,7 @@ pub struct Pod {
     /// The pod's address.
     pub ip: String,
     spec: PodSpec,
+    attempt: u32,
     config: v1::PodSandboxConfig,
     /// Its name.
     pub name: String,
@@ -176,17 +188,24 @@ impl Pod {
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
         let status = bench.cri().pod_sandbox_status(request)?.status.context("a pod has a status")?;
         let ip = status.network.unwrap_or_default().ip;
-        Ok(Self { sandbox, container: String::new(), ip, spec, config, name })
+        Ok(Self { sandbox, container: String::new(), ip, spec, attempt: 0, config, name })
+    }
+
+    /// Creates the container anew in the same sandbox, as the kubelet does where an earlier one has ended.
+    pub fn create_again(&mut self, bench: &mut Bench, change: impl FnOnce(&mut PodSpec)) -> Result<(), Status> {
+        change(&mut self.spec);
+        self.attempt += 1;
+        self.create(bench)
     }
 
     /// Creates the container; its error is what the kubelet shows.
     pub fn create(&mut self, bench: &mut Bench) -> Result<(), Status> {
         let config = v1::ContainerConfig {
-            metadata: Some(v1::ContainerMetadata { name: "compute".to_owned(), attempt: 0 }),
+            metadata: Some(v1::ContainerMetadata { name: self.spec.container.clone(), attempt: self.attempt }),
             image: Some(v1::ImageSpec { image: self.spec.image.clone() }),
             command: self.spec.command.clone(),
             mounts: self.spec.mounts.iter().map(mount).collect(),
-            log_path: "compute.log".to_owned(),
+            log_path: self.log_name(),
             stdin: true,
             tty: self.spec.tty,
             linux: Some(v1::LinuxContainerConfig {
@@ -194,6 +213,12 @@ impl Pod {
                     cpu_period: 100_000,
                     cpu_quota: self.spec.cpu_limit * 100,
                     memory_limit_in_bytes: self.spec.memory_limit,
+                    oom_score_adj: OOM_SCORE_ADJ,
+                    cpuset_cpus: self.spec.cpus.clone(),
+                    hugepage_limits: vec![v1::HugepageLimit {
+                        page_size: "2MB".to_owned(),
+                        limit: self.spec.huge_pages,
+                    }],
                     ..v1::LinuxContainerResources::default()
                 }),
                 security_context: self.spec.user.map(|user| v1::LinuxContainerSecurityContext {
@@ -226,7 +251,11 @@ impl Pod {
 
     /// Changes the memory limit of its running container, bytes.
     pub fn limit_memory(&self, bench: &mut Bench, limit: i64) -> Result<(), Status> {
-        let resources = v1::LinuxContainerResources { memory_limit_in_bytes: limit, ..Default::default() };
+        self.limit(bench, v1::LinuxContainerResources { memory_limit_in_bytes: limit, ..Default::default() })
+    }
+
+    /// Changes limits of its running container.
+    pub fn limit(&self, bench: &mut Bench, resources: v1::LinuxContainerResources) -> Result<(), Status> {
         let request =
             v1::UpdateContainerResourcesRequest { container_id: self.container.clone(), linux: Some(resources) };
         bench.cri().update_container_resources(request).map(drop)
@@ -261,7 +290,11 @@ impl Pod {
 
     /// The container's log, as the kubelet reads it.
     pub fn log(&self) -> PathBuf {
-        Path::new(LOGS).join(&self.name).join("compute.log")
+        Path::new(LOGS).join(&self.name).join(self.log_name())
+    }
+
+    fn log_name(&self) -> String {
+        format!("{}.{}.log", self.spec.container, self.attempt)
     }
 
     /// Waits for a text on the console, and returns the line that it is in.

@@ -24,6 +24,9 @@ pub struct Cpu {
     /// Bind each vCPU to a CPU that the pod has for itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dedicated_cpu_placement: Option<bool>,
+    /// Keep the other threads off those CPUs, on further ones that the pod has for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolate_emulator_thread: Option<bool>,
 }
 
 /// One feature of a processor.

@@ -111,8 +111,9 @@ static CPU: Fields = Fields {
         optional("model", String),
         optional("features", List(&Record(&CPU_FEATURE))),
         optional("dedicatedCpuPlacement", Boolean),
+        optional("isolateEmulatorThread", Boolean),
     ],
-    known: &["isolateEmulatorThread", "maxSockets", "numa", "realtime"],
+    known: &["maxSockets", "numa", "realtime"],
 };
 
 static CPU_FEATURE: Fields = Fields { supported: &[required("name", String), optional("policy", String)], known: &[] };
