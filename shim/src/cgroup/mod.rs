@@ -109,6 +109,15 @@ impl Cgroup {
         &self.path
     }
 
+    /// How many bytes of huge pages of `size` (`2MB`, `1GB`) may be used here. The kubelet limits the pod's cgroup, and containerd, unless its
+    /// `disable_hugetlb_controller` is set (as it is by default), the container's.
+    pub fn huge_page_limit(&self, size: &str) -> u64 {
+        let file = format!("hugetlb.{size}.max");
+        let limits = self.path.ancestors().map(|path| fs::read_to_string(path.join(&file)));
+        // `max` is no limit, and so is a file that isn't there.
+        limits.flatten().filter_map(|limit| limit.trim().parse().ok()).min().unwrap_or(u64::MAX)
+    }
+
     /// Moves this process inside.
     pub fn enter(&self) -> Result<(), CgroupError> {
         enter(&self.path).map_err(|source| CgroupError::Limit {

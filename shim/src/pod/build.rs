@@ -14,7 +14,7 @@ use super::vmm::{Belongings, Process};
 use crate::launch::{Launch, launch};
 use crate::network::{self, Attachment, PodFacts};
 use crate::node_config::NodeConfig;
-use crate::translate::{Annotated, LaunchPlan, Place, Source, annotated, translate};
+use crate::translate::{Annotated, LaunchPlan, Place, Source, annotated, check_huge_pages, translate};
 use crate::vsock::Sockets;
 
 /// The node's configuration.
@@ -45,6 +45,7 @@ impl Builder for Launcher {
         let prepared =
             tokio::task::spawn_blocking(move || inputs.prepare()).await.context("preparing the machine")??;
         let Prepared { vmm, plan, network } = prepared;
+        check_huge_pages(plan.machine.memory, |size| request.cgroup.huge_page_limit(size))?;
         let sockets = plan.machine.vsock.map(|_| Sockets::bind(bundle.path())).transpose();
         let sockets = sockets.context("the machine's vsock sockets")?;
         // On this thread, the main one, to whose life the process is bound.

@@ -194,7 +194,7 @@ pub enum TranslateError {
 }
 
 pub use annotations::{Annotated, annotated};
-pub use size::SizeError;
+pub use size::{SizeError, check_huge_pages};
 
 /// Every guest's context id: it has the host's side of its vsock to itself, so that nobody else's matters.
 const GUEST_CID: u64 = 3;

@@ -121,30 +121,19 @@ pub(super) fn size(spec: Option<&VirtualMachineInstanceSpec>, place: &Place<'_>)
     if size == 0 {
         return Err(SizeError::BelowPage(wanted));
     }
-    if let Some(pages) = hugepages
-        && let Some(limit) = huge_page_limit(place, pages)
-        && limit < size
-    {
-        return Err(SizeError::HugePages { guest: size, limit, kind: huge_page_names(pages).0 });
-    }
     Ok(Size { vcpus, memory: MemoryConfig { size, hugepages } })
 }
 
-/// Huge pages of a size, as Kubernetes and as OCI specs call them.
-fn huge_page_names(pages: HugePageSize) -> (&'static str, &'static str) {
-    match pages {
-        HugePageSize::Size2M => ("hugepages-2Mi", "2MB"),
-        HugePageSize::Size1G => ("hugepages-1Gi", "1GB"),
-    }
-}
-
-/// How much of them the container may use, bytes; none where its spec doesn't say.
-fn huge_page_limit(place: &Place<'_>, pages: HugePageSize) -> Option<u64> {
-    let Place::Pod { oci, .. } = place else { return None };
-    let limits = oci.linux().as_ref()?.resources().as_ref()?.hugepage_limits().as_ref()?;
-    let limit = limits.iter().find(|limit| limit.page_size() == huge_page_names(pages).1)?;
-    // A negative one is none.
-    u64::try_from(limit.limit()).ok()
+/// Refuses a guest of more huge pages than its container may use: it would be killed when it touches them. `limit` tells how many
+/// bytes that are, of pages of a size as cgroups name it.
+pub fn check_huge_pages(memory: MemoryConfig, limit: impl FnOnce(&str) -> u64) -> Result<(), SizeError> {
+    let (kind, name) = match memory.hugepages {
+        None => return Ok(()),
+        Some(HugePageSize::Size2M) => ("hugepages-2Mi", "2MB"),
+        Some(HugePageSize::Size1G) => ("hugepages-1Gi", "1GB"),
+    };
+    let (guest, limit) = (memory.size, limit(name));
+    if limit < guest { Err(SizeError::HugePages { guest, limit, kind }) } else { Ok(()) }
 }
 
 /// What the container may use.

@@ -56,8 +56,6 @@ pub struct PodSpec {
     pub command: Vec<String>,
     /// The container's CPUs, as cpuset lists them; empty for all.
     pub cpus: String,
-    /// The container's limit of huge pages of 2 MiB, bytes.
-    pub huge_pages: u64,
     /// Folders of the node that the container sees: where in the container, where in the node.
     pub mounts: Vec<(String, String)>,
 }
@@ -76,7 +74,6 @@ impl PodSpec {
             user: None,
             command: Vec::new(),
             cpus: String::new(),
-            huge_pages: 0,
             mounts: Vec::new(),
         }
     }
@@ -215,10 +212,6 @@ impl Pod {
                     memory_limit_in_bytes: self.spec.memory_limit,
                     oom_score_adj: OOM_SCORE_ADJ,
                     cpuset_cpus: self.spec.cpus.clone(),
-                    hugepage_limits: vec![v1::HugepageLimit {
-                        page_size: "2MB".to_owned(),
-                        limit: self.spec.huge_pages,
-                    }],
                     ..v1::LinuxContainerResources::default()
                 }),
                 security_context: self.spec.user.map(|user| v1::LinuxContainerSecurityContext {

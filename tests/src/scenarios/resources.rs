@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Bench, Scenario,
     eventually::until,
-    pod::{OOM_SCORE_ADJ, Pod, PodSpec, UP, vmi},
+    pod::{CGROUPS, OOM_SCORE_ADJ, Pod, PodSpec, UP, vmi},
 };
 use crate::cri::v1;
 
@@ -34,14 +34,17 @@ fn limited(bench: &mut Bench) -> Result<()> {
     spec["domain"]["memory"] = json!({"guest": "128Mi", "hugepages": {"pageSize": "2Mi"}});
     spec["domain"]["cpu"]["dedicatedCpuPlacement"] = true.into();
     let spec = PodSpec { cpus: "0".to_owned(), ..PodSpec::described(&spec) };
-    // A sidecar, then a machine whose container may use no huge pages, then one that may.
+    // A sidecar, then a machine whose pod may use no huge pages, then one that may.
     let mut pod = bench.pod(PodSpec { container: "istio-proxy".to_owned(), ..spec })?;
     let refused = start(bench, &mut pod)?.err().context("a sidecar runs")?;
     ensure!(refused.contains("container \"istio-proxy\": init containers and sidecars are not supported"), "{refused}");
+    let pods_limit = Path::new(CGROUPS).join(&pod.name).join("hugetlb.2MB.max");
+    fs::write(&pods_limit, "0")?;
     pod.create_again(bench, |spec| spec.container = "compute".to_owned())?;
     let refused = pod.start(bench).err().context("more huge pages than the container may use")?;
     ensure!(refused.message().contains("the container's limit of 0 MiB for hugepages-2Mi"), "{refused}");
-    pod.create_again(bench, |spec| spec.huge_pages = GUEST)?;
+    fs::write(&pods_limit, GUEST.to_string())?;
+    pod.create_again(bench, |_| {})?;
     pod.start(bench)?;
     pod.wait_console(bench, UP)?;
 
