@@ -83,14 +83,10 @@ fn largest_guest(limit: u64) -> u64 {
 pub(super) fn size(spec: Option<&VirtualMachineInstanceSpec>, place: &Place<'_>) -> Result<Size, SizeError> {
     let limits = Limits::of(place);
     let domain = spec.map(|spec| &spec.domain);
-    let cpus = match domain.and_then(DomainSpec::vcpus) {
-        Some(cpus) => cpus,
-        // One of the container's CPUs may be for the other threads.
-        None => {
-            let isolated = domain.and_then(|domain| domain.cpu.as_ref()?.isolate_emulator_thread) == Some(true);
-            limits.cpus.map_or(1, |cpus| cpus.saturating_sub(isolated.into()).max(1))
-        }
-    };
+    // One of the container's CPUs may be for the other threads.
+    let isolated = domain.and_then(|domain| domain.cpu.as_ref()?.isolate_emulator_thread) == Some(true);
+    let of_limit = || limits.cpus.map_or(1, |cpus| cpus.saturating_sub(isolated.into()).max(1));
+    let cpus = domain.and_then(DomainSpec::vcpus).unwrap_or_else(of_limit);
     let vcpus = u32::try_from(cpus).ok().filter(|n| u64::from(*n) <= MAX_VCPUS).ok_or(SizeError::ManyCpus(cpus))?;
 
     let hugepages = domain.and_then(|domain| domain.memory.as_ref()?.hugepages.as_ref());

@@ -40,7 +40,7 @@ fn limited(bench: &mut Bench) -> Result<()> {
     ensure!(refused.contains("container \"istio-proxy\": init containers and sidecars are not supported"), "{refused}");
     let pods_limit = Path::new(CGROUPS).join(&pod.name).join("hugetlb.2MB.max");
     fs::write(&pods_limit, "0")?;
-    pod.create_again(bench, |spec| spec.container = "compute".to_owned())?;
+    pod.create_again(bench, |spec| "compute".clone_into(&mut spec.container))?;
     let refused = pod.start(bench).err().context("more huge pages than the container may use")?;
     ensure!(refused.message().contains("the container's limit of 0 MiB for hugepages-2Mi"), "{refused}");
     fs::write(&pods_limit, GUEST.to_string())?;
