@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::error::Error;
-use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, Hierarchy, Subsystem};
 
@@ -17,12 +16,11 @@ use super::path::hierarchy;
 struct Unified(PathBuf);
 
 impl Hierarchy for Unified {
-    /// Those that statistics are read from.
+    /// Those that containerd-shim reads statistics from here.
     fn subsystems(&self) -> Vec<Subsystem> {
         let (path, base) = (|| self.0.clone(), PathBuf::new);
         vec![
             Subsystem::Cpu(CpuController::new(path(), base(), true)),
-            Subsystem::Mem(MemController::new(path(), base(), true)),
             Subsystem::Pid(PidController::new(path(), base(), true)),
         ]
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use cgroups_rs::fs::hugetlb::HugeTlbController;
 use cgroups_rs::fs::memory::MemController;
 use containerd_shim::cgroup::collect_metrics_v2;
-use containerd_shim::protos::cgroups_v2::metrics::{HugeTlbStat, IOEntry, IOStat, Metrics};
+use containerd_shim::protos::cgroups_v2::metrics::{HugeTlbStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics};
 
 use super::{CgroupError, group};
 
@@ -22,23 +22,80 @@ pub fn metrics(path: &Path) -> Result<Metrics, CgroupError> {
     let mut metrics = metrics.map_err(|error| failed("a counter", io::Error::other(error)))?;
     // Here containerd-shim can't tell no limit from a limit of 0, or from no controller.
     metrics.pids.mut_or_insert_default().limit = number(path, "pids.max");
-    let memory = metrics.memory.mut_or_insert_default();
-    memory.usage_limit = number(path, "memory.max");
-    (memory.workingset_refault, memory.workingset_activate) = working_set(path);
+    metrics.memory = Some(memory(path)).into();
+    metrics.memory_events = Some(memory_events(path)).into();
     metrics.io = Some(IOStat { usage: io_entries(&text(path, "io.stat")), ..Default::default() }).into();
     metrics.hugetlb = hugetlb(path);
     Ok(metrics)
 }
 
-/// Refaults and activations. Since Linux 5.9 they are counted apart for anonymous memory and files, which
-/// containerd-shim doesn't look for.
-fn working_set(path: &Path) -> (u64, u64) {
-    let stat = MemController::new(path.into(), PathBuf::new(), true).memory_stat().stat.raw;
+/// Memory's numbers. containerd-shim's read `memory.stat` a second time for what they leave out; here it is read once, which takes the
+/// kernel a flush of every CPU's counters.
+fn memory(path: &Path) -> MemoryStat {
+    let memory = MemController::new(path.into(), PathBuf::new(), true).memory_stat();
+    let get = |name: &str| memory.stat.raw.get(name).copied().unwrap_or(0);
+    // Since Linux 5.9 they are counted apart for anonymous memory and files.
     let sum = |name: &str| {
-        let parts = ["", "_anon", "_file"].map(|kind| stat.get(&format!("{name}{kind}")).copied().unwrap_or(0));
-        parts.into_iter().fold(0, u64::saturating_add)
+        ["", "_anon", "_file"].map(|kind| get(&format!("{name}{kind}"))).into_iter().fold(0, u64::saturating_add)
     };
-    (sum("workingset_refault"), sum("workingset_activate"))
+    MemoryStat {
+        anon: get("anon"),
+        file: get("file"),
+        kernel_stack: get("kernel_stack"),
+        slab: get("slab"),
+        sock: get("sock"),
+        shmem: get("shmem"),
+        file_mapped: get("file_mapped"),
+        file_dirty: get("file_dirty"),
+        file_writeback: get("file_writeback"),
+        anon_thp: get("anon_thp"),
+        inactive_anon: get("inactive_anon"),
+        active_anon: get("active_anon"),
+        inactive_file: get("inactive_file"),
+        active_file: get("active_file"),
+        unevictable: get("unevictable"),
+        slab_reclaimable: get("slab_reclaimable"),
+        slab_unreclaimable: get("slab_unreclaimable"),
+        pgfault: get("pgfault"),
+        pgmajfault: get("pgmajfault"),
+        workingset_nodereclaim: get("workingset_nodereclaim"),
+        pgrefill: get("pgrefill"),
+        pgscan: get("pgscan"),
+        pgsteal: get("pgsteal"),
+        pgactivate: get("pgactivate"),
+        pgdeactivate: get("pgdeactivate"),
+        pglazyfree: get("pglazyfree"),
+        pglazyfreed: get("pglazyfreed"),
+        thp_fault_alloc: get("thp_fault_alloc"),
+        thp_collapse_alloc: get("thp_collapse_alloc"),
+        workingset_refault: sum("workingset_refault"),
+        workingset_activate: sum("workingset_activate"),
+        usage: memory.usage_in_bytes,
+        // cgroups-rs can't tell no limit from a limit of 0, or from no controller.
+        usage_limit: number(path, "memory.max"),
+        max_usage: memory.max_usage_in_bytes,
+        swap_usage: number(path, "memory.swap.current"),
+        swap_limit: number(path, "memory.swap.max"),
+        swap_max_usage: number(path, "memory.swap.peak"),
+        ..Default::default()
+    }
+}
+
+fn memory_events(path: &Path) -> MemoryEvents {
+    let text = text(path, "memory.events");
+    let get = |name: &str| {
+        let count = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        text.lines().find_map(count).unwrap_or(0)
+    };
+    MemoryEvents {
+        low: get("low"),
+        high: get("high"),
+        max: get("max"),
+        oom: get("oom"),
+        oom_kill: get("oom_kill"),
+        oom_group_kill: get("oom_group_kill"),
+        ..Default::default()
+    }
 }
 
 fn text(path: &Path, file: &str) -> String {
@@ -101,8 +158,11 @@ mod tests {
     fn the_kernels_files_become_metrics() {
         let directory = tempfile::tempdir().unwrap();
         for (file, text) in [
-            ("cpu.stat", "usage_usec 5\nuser_usec 3\nsystem_usec 2\nnr_periods 7\n"),
-            ("memory.stat", "anon 10\nfile 20\nworkingset_refault_anon 1\nworkingset_refault_file 2\nnew_in_7.0 1\n"),
+            ("cpu.stat", "usage_usec 5\nuser_usec 3\nsystem_usec 2\nnr_periods 7\nnr_throttled 4\nthrottled_usec 9\n"),
+            (
+                "memory.stat",
+                "anon 10\nfile 20\ninactive_file 7\nworkingset_refault_anon 1\nworkingset_refault_file 2\nnew_in_7.0 1\n",
+            ),
             ("memory.current", "42\n"),
             ("memory.max", "max\n"),
             ("memory.swap.max", "max\n"),
@@ -121,7 +181,10 @@ mod tests {
         assert_eq!((metrics.cpu.usage_usec, metrics.cpu.user_usec, metrics.cpu.nr_periods), (5, 3, 7));
         assert_eq!((metrics.memory.usage, metrics.memory.usage_limit, metrics.memory.anon), (42, u64::MAX, 10));
         assert_eq!((metrics.memory.workingset_refault, metrics.memory.swap_limit), (3, u64::MAX));
-        assert_eq!(metrics.memory_events.oom_kill, 2);
+        // The kubelet's working set is usage without inactive files.
+        assert_eq!(metrics.memory.inactive_file, 7);
+        assert_eq!((metrics.cpu.nr_throttled, metrics.cpu.throttled_usec), (4, 9));
+        assert_eq!((metrics.memory_events.oom, metrics.memory_events.oom_kill), (1, 2));
         assert_eq!((metrics.pids.current, metrics.pids.limit), (4, u64::MAX));
         assert_eq!((metrics.io.usage.len(), metrics.io.usage[0].wios), (1, 4));
         let hugetlb: Vec<_> = metrics.hugetlb.iter().map(|pages| (pages.current, pages.max, pages.failcnt)).collect();

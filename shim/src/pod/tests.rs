@@ -41,6 +41,11 @@ impl Double {
         self.state.send_replace(State::Ended { outcome, started });
     }
 
+    /// Its VMM has built it.
+    pub(crate) fn built(&self) {
+        self.state.send_replace(State::Ready);
+    }
+
     /// The guest's side of its agent's port.
     pub(crate) fn agent_port(&self) -> tokio::net::UnixStream {
         taken(&self.agent)
@@ -233,7 +238,7 @@ impl Bench {
         .await;
     }
 
-    fn cgroup(&self, id: &str) -> PathBuf {
+    pub(crate) fn cgroup(&self, id: &str) -> PathBuf {
         self.parent.join(id)
     }
 }

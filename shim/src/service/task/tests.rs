@@ -5,17 +5,22 @@ use ttrpc::r#async::Server;
 
 use super::*;
 use crate::pod::machine::State;
-use crate::pod::tests::Bench;
+use crate::pod::tests::{Bench, soon};
 
 struct Served {
     bench: Bench,
     _server: Server,
     client: TaskClient,
+    address: String,
     _directory: tempfile::TempDir,
 }
 
 async fn serve() -> Served {
-    let bench = Bench::new(State::Ready, true, None);
+    serve_machine(State::Ready).await
+}
+
+async fn serve_machine(state: State) -> Served {
+    let bench = Bench::new(state, true, None);
     let directory = tempfile::tempdir().unwrap();
     let address = format!("unix://{}", directory.path().join("s").display());
     let mut server = Server::new().bind(&address).unwrap().register_service(services(
@@ -25,7 +30,7 @@ async fn serve() -> Served {
     ));
     server.start().await.unwrap();
     let client = TaskClient::new(Client::connect(&address).await.unwrap());
-    Served { bench, _server: server, client, _directory: directory }
+    Served { bench, _server: server, client, address, _directory: directory }
 }
 
 fn context() -> ttrpc::context::Context {
@@ -85,6 +90,42 @@ async fn a_task_by_rpc() {
     client.delete(context(), &delete).await.unwrap();
     assert!(!socket.exists());
     assert_eq!(code(client.delete(context(), &delete).await), Code::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_creation_that_nobody_waits_for_leaves_nothing() {
+    let served = serve_machine(State::Building).await;
+    let request = served.bench.request("a");
+    let cgroup = served.bench.cgroup("a");
+    // Its deadline passes.
+    let brief = ttrpc::context::with_duration(std::time::Duration::from_millis(50));
+    let client = &served.client;
+    assert!(client.create(brief, &request).await.is_err());
+    soon(gone(&served, &cgroup)).await;
+    // Its client goes.
+    let other = TaskClient::new(Client::connect(&served.address).await.unwrap());
+    let asked = request.clone();
+    let creation = tokio::spawn(async move { other.create(context(), &asked).await });
+    soon(async {
+        while !cgroup.exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    creation.abort();
+    assert!(creation.await.is_err());
+    soon(gone(&served, &cgroup)).await;
+    // It can be tried again.
+    served.bench.machine.built();
+    client.create(context(), &request).await.unwrap();
+    assert_eq!(code(client.create(context(), &request).await), Code::ALREADY_EXISTS);
+}
+
+/// Waits until nothing of container `a` is left.
+async fn gone(served: &Served, cgroup: &std::path::Path) {
+    while cgroup.exists() || served.bench.pod.container("a").is_ok() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
