@@ -15,6 +15,10 @@ pub const ANNOTATION_RATE_LIMITS: &str = "vireo.dev/rate-limits";
 /// Annotation with what is to become of claims that have no disk image yet ([`crate::Claims`]) as JSON.
 pub const ANNOTATION_CLAIMS: &str = "vireo.dev/claims";
 
+/// Annotation with the controller's public key ([`crate::machine_service::token::Key`]): whose tokens change the machine over
+/// `exec`. Without it none do.
+pub const ANNOTATION_CONTROLLER_KEY: &str = "vireo.dev/controller-key";
+
 /// What the names of Vireo's annotations start with; there are no others than those above.
 pub const ANNOTATION_PREFIX: &str = "vireo.dev/";
 

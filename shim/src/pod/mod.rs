@@ -5,7 +5,7 @@ pub mod build;
 pub mod container;
 mod create;
 mod error;
-mod exec;
+pub mod exec;
 mod life;
 pub mod lifecycle;
 pub mod machine;

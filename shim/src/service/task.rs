@@ -24,10 +24,12 @@ use ttrpc::error::get_rpc_status;
 use vireo_runtimeclass::machine_service;
 
 use crate::guest_agent::AgentError;
+use crate::pod::exec::StartedExec;
 use crate::pod::machine::{CommandError, MachineRequest};
 use crate::pod::supervise::timestamp;
 use crate::pod::{Pod, PodError};
-use crate::service::machine::{MachineService, Socket};
+use crate::service::machine::guard::Used;
+use crate::service::machine::{MachineService, Socket, channel};
 
 /// The names under which the service is served.
 const VERSIONS: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -41,12 +43,15 @@ pub struct TaskService {
     /// Where the machines' own services are served, and those that are.
     folder: PathBuf,
     sockets: Mutex<HashMap<String, Socket>>,
+    /// The tokens that were used.
+    used: Arc<Used>,
 }
 
 /// The methods of the pod's Task service, under both names. Its machine is served on a socket in `folder`.
 pub fn services(pod: Arc<Pod>, namespace: &str, folder: PathBuf) -> HashMap<String, Service> {
-    let task: Arc<dyn Task + Send + Sync> =
-        Arc::new(TaskService { pod, namespace: namespace.into(), folder, sockets: Mutex::default() });
+    let service =
+        TaskService { pod, namespace: namespace.into(), folder, sockets: Mutex::default(), used: Arc::default() };
+    let task: Arc<dyn Task + Send + Sync> = Arc::new(service);
     VERSIONS
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), create_task(task.clone()).into_values().next()?)))
@@ -94,6 +99,15 @@ impl TaskService {
             Ok(socket) => drop(self.sockets().insert(id.to_owned(), socket)),
             Err(error) => log::warn!("{}: `vireo` won't find this machine: {error}", path.display()),
         }
+    }
+
+    /// Starts a command or a channel, which is answered from then on.
+    async fn start_exec(&self, id: &str, exec: &str) -> Result<u32, PodError> {
+        let StartedExec { pid, channel } = self.pod.start_exec(id, exec).await?;
+        if let Some(channel) = channel {
+            tokio::spawn(channel::serve(channel, self.used.clone()));
+        }
+        Ok(pid)
     }
 
     fn exec_state(&self, request: StateRequest) -> ttrpc::Result<StateResponse> {
@@ -157,7 +171,7 @@ impl Task for TaskService {
         log::debug!("start {} {}", request.id, request.exec_id);
         let started = match request.exec_id.as_str() {
             "" => self.pod.start(&request.id).await,
-            exec => self.pod.start_exec(&request.id, exec).await,
+            exec => self.start_exec(&request.id, exec).await,
         };
         let pid = started.map_err(|error| logged("start", &request.id, error))?;
         Ok(StartResponse { pid, ..Default::default() })

@@ -2,7 +2,10 @@
 
 use oci_spec::runtime::Spec;
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
-use vireo_runtimeclass::pod::{ANNOTATION_CLAIMS, ANNOTATION_PREFIX, ANNOTATION_RATE_LIMITS, ANNOTATION_VMI};
+use vireo_runtimeclass::machine_service::token::Key;
+use vireo_runtimeclass::pod::{
+    ANNOTATION_CLAIMS, ANNOTATION_CONTROLLER_KEY, ANNOTATION_PREFIX, ANNOTATION_RATE_LIMITS, ANNOTATION_VMI,
+};
 use vireo_runtimeclass::rate_limits::RateLimit as Wanted;
 use vireo_runtimeclass::{Claims, Quantity, RateLimits, parse_claims, parse_rate_limits, parse_vmi};
 use vireo_vmm::config::{DiskConfig, NicConfig, Rate, RateLimit};
@@ -32,6 +35,10 @@ pub fn annotated(oci: &Spec) -> Result<Annotated, TranslateError> {
             ANNOTATION_VMI => annotated.spec = Some(parse_vmi(value).map_err(refused)?),
             ANNOTATION_RATE_LIMITS => annotated.limits = parse_rate_limits(value).map_err(refused)?,
             ANNOTATION_CLAIMS => annotated.claims = parse_claims(value).map_err(refused)?,
+            // Whoever answers for the machine reads it again; here it is only looked at.
+            ANNOTATION_CONTROLLER_KEY => {
+                Key::parse(value).map_err(|source| TranslateError::ControllerKey { name: name.clone(), source })?;
+            }
             other if other.starts_with(ANNOTATION_PREFIX) => {
                 return Err(TranslateError::UnknownAnnotation(other.to_owned()));
             }
@@ -100,8 +107,15 @@ mod tests {
     #[test]
     fn one_that_nobody_reads_is_refused() {
         let refused = read(&json!({"vireo.dev/rate-limit": "{}"})).unwrap_err();
-        let expected = "annotation vireo.dev/rate-limit: unknown; vireo.dev/vmi, vireo.dev/rate-limits and vireo.dev/claims are supported";
+        let expected = "annotation vireo.dev/rate-limit: unknown; vireo.dev/vmi, rate-limits, claims and controller-key are supported";
         assert_eq!(refused, expected);
+    }
+
+    #[test]
+    fn a_controllers_key_is_one() {
+        read(&json!({"vireo.dev/controller-key": "iojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIAbQPb1w="})).unwrap();
+        let refused = read(&json!({"vireo.dev/controller-key": "iojj"})).unwrap_err();
+        assert!(refused.starts_with("annotation vireo.dev/controller-key: not an Ed25519 public key"), "{refused}");
     }
 
     #[test]

@@ -23,7 +23,8 @@ use std::path::Path;
 use oci_spec::runtime::{Process, Spec, User};
 use uuid::Uuid;
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
-use vireo_runtimeclass::pod::{ANNOTATION_CLAIMS, ANNOTATION_RATE_LIMITS, ANNOTATION_VMI, DEFAULT_ID};
+use vireo_runtimeclass::machine_service::token::KeyError;
+use vireo_runtimeclass::pod::{ANNOTATION_CLAIMS, ANNOTATION_RATE_LIMITS, DEFAULT_ID};
 use vireo_runtimeclass::{Claims, ParseError, RateLimits};
 use vireo_vmm::config::{AutoconfConfig, FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig, VsockConfig};
 
@@ -99,10 +100,17 @@ pub enum TranslateError {
         #[source]
         source: ParseError,
     },
+    /// The annotation holds no key.
+    #[error("annotation {name}")]
+    ControllerKey {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: KeyError,
+    },
     /// The annotation means nothing to Vireo.
-    #[error(
-        "annotation {0}: unknown; {ANNOTATION_VMI}, {ANNOTATION_RATE_LIMITS} and {ANNOTATION_CLAIMS} are supported"
-    )]
+    #[error("annotation {0}: unknown; vireo.dev/vmi, rate-limits, claims and controller-key are supported")]
     UnknownAnnotation(String),
     /// A rate limit of a device that isn't there.
     #[error("{ANNOTATION_RATE_LIMITS}: {kind}.{name}: the machine has no disk or interface of this name")]

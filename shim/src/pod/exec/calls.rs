@@ -1,12 +1,15 @@
-//! What containerd asks of a container's commands.
+//! What containerd asks of a container's commands and channels.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use containerd_shim::api::ExecProcessRequest;
 use containerd_shim::protos::events::task::{TaskExecAdded, TaskExecStarted, TaskExit};
 use containerd_shim::protos::protobuf::MessageField;
+use vireo_runtimeclass::machine_service::CHANNEL;
 
-use super::command::Command;
+use super::channel::{Channel, MAX_CHANNELS};
+use super::command::Program;
 use super::streams::Streams;
 use super::{Exec, signal};
 use crate::pod::container::{Container, lock};
@@ -17,6 +20,15 @@ use crate::pod::supervise::timestamp;
 use crate::pod::{Pod, PodError};
 use crate::service::events::Publisher;
 use crate::stdio::Paths;
+
+/// A command or channel that runs.
+#[derive(Debug)]
+pub struct StartedExec {
+    /// The process that stands for it: the machine's, since it has none here.
+    pub pid: u32,
+    /// What is to be spoken at, if it is a channel.
+    pub channel: Option<Channel>,
+}
 
 fn illegal_exec(exec: &Exec, source: Illegal) -> PodError {
     PodError::IllegalExec { exec: exec.id.clone(), source }
@@ -35,18 +47,25 @@ impl Pod {
     pub fn add_exec(&self, request: &ExecProcessRequest) -> Result<(), PodError> {
         let container = self.container(&request.id)?;
         let agent = container.agent().ok_or_else(|| PodError::Sandbox(request.id.clone(), "processes"))?;
-        running(&container)?;
-        let command = Command::read(request)?;
+        let program = Program::read(request)?;
+        running(&container, &program)?;
         let stdio = Paths {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
             terminal: false,
         };
-        let exec = Arc::new(Exec::new(request.exec_id.clone(), command, stdio, agent));
+        let exec = Arc::new(Exec::new(request.exec_id.clone(), program, stdio, agent));
         let mut execs = lock(&container.execs);
         if execs.contains_key(&request.exec_id) {
             return Err(PodError::ExecExists(request.exec_id.clone()));
+        }
+        let channels =
+            execs.values().filter(|other| other.program == Program::Channel && other.phase().exit().is_none());
+        if exec.program == Program::Channel && channels.count() >= MAX_CHANNELS {
+            return Err(PodError::Invalid(format!(
+                "exec of {CHANNEL}: there are {MAX_CHANNELS} already, which is the most"
+            )));
         }
         execs.insert(request.exec_id.clone(), exec);
         drop(execs);
@@ -58,22 +77,16 @@ impl Pod {
         Ok(())
     }
 
-    /// Starts a command. Returns the machine's process, since the command has none here.
-    pub async fn start_exec(&self, id: &str, exec: &str) -> Result<u32, PodError> {
+    /// Starts a command or a channel.
+    pub async fn start_exec(&self, id: &str, exec: &str) -> Result<StartedExec, PodError> {
         let (container, exec) = self.exec(id, exec)?;
         let machine = container.machine().ok_or_else(|| PodError::Sandbox(id.into(), "processes"))?;
         exec.life.step(Step::Start).map_err(|source| illegal_exec(&exec, source))?;
         let events = self.events.clone();
         // A task of its own: containerd may stop waiting, and the start must be decided all the same.
         let starting = tokio::spawn(async move {
-            let begun = async {
-                running(&container)?;
-                let streams = Streams::open(&exec.stdio)?;
-                exec.begin(&streams).await.map_err(PodError::Exec)?;
-                Ok(streams)
-            };
-            let streams = match begun.await {
-                Ok(streams) => streams,
+            let (channel, followed) = match begin(&container, &exec, machine.state()).await {
+                Ok(begun) => begun,
                 Err(error) => {
                     exec.ended(super::NOT_RUN);
                     return Err(error);
@@ -87,8 +100,8 @@ impl Pod {
                 pid,
                 ..Default::default()
             });
-            tokio::spawn(follow(container, exec, streams, machine.state(), events));
-            Ok(pid)
+            tokio::spawn(follow(container, exec, followed, events));
+            Ok(StartedExec { pid, channel })
         });
         starting.await.unwrap_or_else(|error| Err(PodError::DidNotStart(error.to_string())))
     }
@@ -140,27 +153,45 @@ impl Pod {
     }
 }
 
-fn running(container: &Container) -> Result<(), PodError> {
+/// Whether the machine is there for `program`: what runs in the guest needs one that isn't paused.
+fn running(container: &Container, program: &Program) -> Result<(), PodError> {
     let paused = || {
         let machine = container.machine();
         machine.is_some_and(|machine| matches!(*machine.state().borrow(), State::Paused(_)))
     };
     match container.phase() {
-        Phase::Running if paused() => Err(illegal(container, Illegal::Paused)),
+        Phase::Running if *program != Program::Channel && paused() => Err(illegal(container, Illegal::Paused)),
         Phase::Running => Ok(()),
         Phase::Stopped(_) => Err(illegal(container, Illegal::Stopped)),
         _ => Err(illegal(container, Illegal::NotStarted)),
     }
 }
 
-async fn follow(
-    container: Arc<Container>,
-    exec: Arc<Exec>,
-    streams: Streams,
+/// Its end, to be waited for: its exit code.
+type Followed = Pin<Box<dyn Future<Output = u32> + Send>>;
+
+async fn begin(
+    container: &Arc<Container>,
+    exec: &Arc<Exec>,
     state: tokio::sync::watch::Receiver<State>,
-    events: Publisher,
-) {
-    let code = exec.follow(streams, state).await;
+) -> Result<(Option<Channel>, Followed), PodError> {
+    running(container, &exec.program)?;
+    let exec = exec.clone();
+    match exec.program.clone() {
+        Program::Channel => {
+            let (channel, done) = Channel::open(container.clone(), &exec)?;
+            Ok((Some(channel), Box::pin(async move { exec.follow_channel(done).await })))
+        }
+        Program::Command(command) => {
+            let streams = Streams::open(&exec.stdio)?;
+            exec.begin(&command, &streams).await.map_err(PodError::Exec)?;
+            Ok((None, Box::pin(async move { exec.follow(&command, streams, state).await })))
+        }
+    }
+}
+
+async fn follow(container: Arc<Container>, exec: Arc<Exec>, followed: Followed, events: Publisher) {
+    let code = followed.await;
     if let Some(exit) = exec.ended(code) {
         events.publish(&TaskExit {
             container_id: container.id.clone(),

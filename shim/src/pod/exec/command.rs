@@ -5,11 +5,19 @@ use base64::prelude::BASE64_STANDARD;
 use containerd_shim::api::ExecProcessRequest;
 use oci_spec::runtime::Process;
 
+use vireo_runtimeclass::machine_service::CHANNEL;
+
 use crate::guest_agent;
 use crate::pod::PodError;
 
-/// The control channel's name.
-const CONTROL: &str = "/.vireo/machine";
+/// What an exec is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// A command in the guest.
+    Command(Command),
+    /// The machine's service, over the exec's streams.
+    Channel,
+}
 
 /// A command line and its environment.
 ///
@@ -21,28 +29,44 @@ pub struct Command {
     environment: Vec<String>,
 }
 
-impl Command {
+impl Program {
     /// Reads what containerd wants run.
-    pub fn read(request: &ExecProcessRequest) -> Result<Command, PodError> {
+    pub fn read(request: &ExecProcessRequest) -> Result<Program, PodError> {
         let process: Process = serde_json::from_slice(&request.spec.value)
             .map_err(|error| PodError::Invalid(format!("exec: process: {error}")))?;
-        if request.terminal || process.terminal() == Some(true) {
-            return Err(PodError::Unsupported(
-                "exec with a terminal: not supported by vireo: the guest agent has none; leave the terminal out (kubectl \
-                 exec without -t), or attach to the console",
-            ));
-        }
+        let terminal = request.terminal || process.terminal() == Some(true);
         let mut arguments = process.args().clone().unwrap_or_default();
         if arguments.is_empty() {
             return Err(PodError::Invalid("exec: no command".into()));
         }
         let program = arguments.remove(0);
-        if program == CONTROL {
-            return Err(PodError::Unsupported("exec of /.vireo/machine: not supported by vireo yet"));
+        if program == CHANNEL {
+            let whole = !request.stdin.is_empty() && !request.stdout.is_empty();
+            return match (terminal, whole, arguments.is_empty()) {
+                (true, ..) => Err(PodError::Unsupported(
+                    "exec of /.vireo/machine with a terminal: not supported by vireo: a terminal changes what passes; leave \
+                     it out (kubectl exec without -t)",
+                )),
+                (_, false, _) => Err(PodError::Invalid(
+                    "exec of /.vireo/machine: it speaks gRPC over stdin and stdout, and needs both (kubectl exec -i)"
+                        .into(),
+                )),
+                (.., false) => Err(PodError::Invalid("exec of /.vireo/machine: it takes no arguments".into())),
+                (false, true, true) => Ok(Program::Channel),
+            };
         }
-        Ok(Command { program, arguments, environment: process.env().clone().unwrap_or_default() })
+        if terminal {
+            return Err(PodError::Unsupported(
+                "exec with a terminal: not supported by vireo: the guest agent has none; leave the terminal out (kubectl \
+                 exec without -t), or attach to the console",
+            ));
+        }
+        let environment = process.env().clone().unwrap_or_default();
+        Ok(Program::Command(Command { program, arguments, environment }))
     }
+}
 
+impl Command {
     /// What the agent is asked for.
     pub fn with_input(&self, input: &[u8]) -> guest_agent::Exec {
         guest_agent::Exec {
@@ -71,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_process_is_a_command() {
-        let command = Command::read(&exec_request("a", "e", &["ls", "-l"])).unwrap();
+        let Ok(Program::Command(command)) = Program::read(&exec_request("a", "e", &["ls", "-l"])) else { panic!() };
         let exec = command.with_input(b"hi");
         assert_eq!((exec.path.as_str(), exec.arg, exec.env), ("ls", vec!["-l".into()], vec!["A=b".into()]));
         assert_eq!((exec.input_data.as_str(), exec.capture_output), ("aGk=", true));
@@ -83,11 +107,29 @@ mod tests {
         for (request, text) in [
             (terminal, "exec with a terminal: not supported by vireo"),
             (exec_request("a", "e", &[]), "exec: no command"),
-            (exec_request("a", "e", &["/.vireo/machine"]), "exec of /.vireo/machine: not supported"),
             (ExecProcessRequest::new(), "exec: process: "),
         ] {
-            let error = Command::read(&request).unwrap_err().to_string();
+            let error = Program::read(&request).unwrap_err().to_string();
             assert!(error.starts_with(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_channel_needs_plain_streams() {
+        let channel = |args: &[&str]| ExecProcessRequest {
+            stdin: "/in".into(),
+            stdout: "/out".into(),
+            ..exec_request("a", "e", args)
+        };
+        assert_eq!(Program::read(&channel(&["/.vireo/machine"])).unwrap(), Program::Channel);
+        let terminal = ExecProcessRequest { terminal: true, ..channel(&["/.vireo/machine"]) };
+        for (request, text) in [
+            (terminal, "with a terminal: not supported by vireo"),
+            (exec_request("a", "e", &["/.vireo/machine"]), "needs both"),
+            (channel(&["/.vireo/machine", "pause"]), "takes no arguments"),
+        ] {
+            let error = Program::read(&request).unwrap_err().to_string();
+            assert!(error.starts_with("exec of /.vireo/machine") && error.contains(text), "{error}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A command that runs in the guest, through its agent: containerd's other processes of a container.
+//! containerd's other processes of a container: a command that runs in the guest, through its agent, or the [`channel`] to the
+//! machine itself.
 //!
 //! An agent runs a command with all of its input, and tells of its end and output when it is asked: so a command with input starts
 //! when its input has ended, output comes at the end, and until then the agent is asked again and again.
@@ -7,13 +8,14 @@
 //! whatever the guest does.
 
 mod calls;
+pub mod channel;
 mod command;
 mod streams;
 
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use super::container::lock;
@@ -22,8 +24,10 @@ use super::lifecycle::{Exit, Phase, Step};
 use super::machine::State;
 use crate::guest_agent::{Agent, AgentError, ExecStatus};
 use crate::stdio::Paths;
-use command::Command;
+use command::{Command, Program};
 use streams::Streams;
+
+pub use calls::StartedExec;
 
 /// Between questions: at first, and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
@@ -35,14 +39,14 @@ const KILLED: Duration = Duration::from_secs(30);
 const NOT_RUN: u32 = 126;
 const UNKNOWN: u32 = 255;
 
-/// One command.
+/// One command, or one channel.
 #[derive(Debug)]
 pub struct Exec {
     /// containerd's id.
     pub id: String,
     /// Its streams, as containerd named them.
     pub stdio: Paths,
-    command: Command,
+    program: Program,
     agent: Agent,
     life: Life,
     /// Its process in the guest, once it has one.
@@ -53,11 +57,11 @@ pub struct Exec {
 }
 
 impl Exec {
-    fn new(id: String, command: Command, stdio: Paths, agent: Agent) -> Exec {
+    fn new(id: String, program: Program, stdio: Paths, agent: Agent) -> Exec {
         Exec {
             id,
             stdio,
-            command,
+            program,
             agent,
             life: Life::new(Phase::Created),
             guest_pid: Mutex::new(None),
@@ -72,21 +76,29 @@ impl Exec {
     }
 
     /// Starts it; with input it is enough that the agent is there.
-    async fn begin(&self, streams: &Streams) -> Result<(), AgentError> {
-        if streams.has_input() { self.agent.ping().await } else { self.run(&[]).await }
+    async fn begin(&self, command: &Command, streams: &Streams) -> Result<(), AgentError> {
+        if streams.has_input() { self.agent.ping().await } else { self.run(command, &[]).await }
     }
 
-    async fn run(&self, input: &[u8]) -> Result<(), AgentError> {
-        let pid = self.agent.exec(&self.command.with_input(input)).await?;
+    async fn run(&self, command: &Command, input: &[u8]) -> Result<(), AgentError> {
+        let pid = self.agent.exec(&command.with_input(input)).await?;
         *lock(&self.guest_pid) = Some(pid);
         Ok(())
     }
 
-    /// Follows it to its end. Returns its exit code.
-    async fn follow(&self, mut streams: Streams, mut state: watch::Receiver<State>) -> u32 {
+    /// Follows a channel to its end. Returns its exit code.
+    async fn follow_channel(&self, done: oneshot::Receiver<()>) -> u32 {
+        tokio::select! {
+            _ = done => 0,
+            () = self.killed.notified() => 128 + libc::SIGKILL.unsigned_abs(),
+        }
+    }
+
+    /// Follows a command to its end. Returns its exit code.
+    async fn follow(&self, command: &Command, mut streams: Streams, mut state: watch::Receiver<State>) -> u32 {
         let machine = state.clone();
         let finished = async {
-            match self.finish(&mut streams, &machine).await {
+            match self.finish(command, &mut streams, &machine).await {
                 Ok(code) => code,
                 Err((code, text)) => {
                     streams.complain(&text).await;
@@ -101,12 +113,17 @@ impl Exec {
         }
     }
 
-    async fn finish(&self, streams: &mut Streams, state: &watch::Receiver<State>) -> Result<u32, (u32, String)> {
+    async fn finish(
+        &self,
+        command: &Command,
+        streams: &mut Streams,
+        state: &watch::Receiver<State>,
+    ) -> Result<u32, (u32, String)> {
         let told = |error: AgentError| format!("exec: {:#}", anyhow::Error::from(error));
         if streams.has_input() {
             let input = streams.input(&self.input_closed).await;
             let input = input.map_err(|error| (NOT_RUN, format!("exec: stdin: {error}")))?;
-            self.run(&input).await.map_err(|error| (NOT_RUN, told(error)))?;
+            self.run(command, &input).await.map_err(|error| (NOT_RUN, told(error)))?;
         }
         let Some(pid) = *lock(&self.guest_pid) else { return Ok(UNKNOWN) };
         let status = wait(&self.agent, pid, state).await.map_err(|error| (UNKNOWN, told(error)))?;

@@ -79,7 +79,7 @@ async fn a_command_gets_its_input_and_gives_output_and_code() {
     let (mut stdout, mut stderr) = (reader(&request.stdout), reader(&request.stderr));
     bench.pod.add_exec(&request).unwrap();
     assert!(matches!(bench.pod.add_exec(&request), Err(PodError::ExecExists(_))));
-    assert_eq!(soon(bench.pod.start_exec("a", "e")).await.unwrap(), 4242);
+    assert_eq!(soon(bench.pod.start_exec("a", "e")).await.unwrap().pid, 4242);
     assert!(matches!(bench.pod.delete_exec("a", "e"), Err(PodError::IllegalExec { .. })));
     let mut stdin = OpenOptions::new().write(true).open(&request.stdin).unwrap();
     stdin.write_all(b"typed").unwrap();

@@ -1,7 +1,10 @@
-//! `vireo.v1.Machine`: one machine, for those who run `vireo` on its node. Each call is one call on the container.
+//! `vireo.v1.Machine`: one machine, for those who run `vireo` on its node, and over an exec for those whom Kubernetes lets. Each call
+//! is one call on the container.
 //!
 //! What is asked of the guest goes through its agent, whose words are bounded and stripped of control characters.
 
+pub mod channel;
+pub mod guard;
 mod guest;
 mod socket;
 mod streams;
@@ -47,7 +50,7 @@ impl MachineService {
     }
 
     async fn act(&self, request: MachineRequest) -> Result<(), Status> {
-        log::info!("{} is asked for on the node", request.name());
+        log::info!("{} is asked for", request.name());
         self.container()?.request(request).await.map_err(|error| status(&error))
     }
 }
