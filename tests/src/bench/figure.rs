@@ -21,6 +21,9 @@ pub struct Figure {
     pub bound: Option<f64>,
     /// How many runs each median is of.
     pub runs: usize,
+    /// Who had to be started anew in between, once for each time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restarted: Vec<String>,
 }
 
 impl Figure {
@@ -36,6 +39,7 @@ impl Figure {
             ratio: (theirs > 0.0).then(|| ours / theirs),
             bound,
             runs: vireo.len().min(peer.1.len()),
+            restarted: Vec::new(),
         })
     }
 
@@ -50,6 +54,7 @@ impl Figure {
             ratio: None,
             bound,
             runs: vireo.len(),
+            restarted: Vec::new(),
         })
     }
 
@@ -93,12 +98,14 @@ mod tests {
 
     #[test]
     fn the_json_has_the_agreed_fields() {
-        let figure = Figure::alone("size/vireo-vmm", "KiB", &[5000.0], Some(4096.0)).unwrap();
+        let mut figure = Figure::alone("size/vireo-vmm", "KiB", &[5000.0], Some(4096.0)).unwrap();
         let json = serde_json::to_value(&figure).unwrap();
         let expected = serde_json::json!({
             "name": "size/vireo-vmm", "unit": "KiB", "vireo": 5000.0, "peer": null, "peer_name": null, "ratio": null,
             "bound": 4096.0, "runs": 1,
         });
         assert_eq!(json, expected);
+        figure.restarted.push("Vireo".to_owned());
+        assert_eq!(serde_json::to_value(&figure).unwrap()["restarted"], serde_json::json!(["Vireo"]));
     }
 }

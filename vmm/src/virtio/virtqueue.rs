@@ -238,3 +238,35 @@ impl Virtqueue {
         GuestAddress(self.queue.used_ring()).checked_add(offset).ok_or(Broken::OutsideRam)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::testing::{DATA, DriverQueue, Part, Told, ram};
+
+    /// Interrupts of a batch of 20 chains, and of none.
+    fn interrupts(queue: DriverQueue, prepare: impl FnOnce(&DriverQueue)) -> (u32, u32) {
+        let (told, mut queue) = (Arc::new(Told::default()), queue);
+        let mut served = Virtqueue::new(queue.active(0), told.clone());
+        prepare(&queue);
+        for _ in 0..20 {
+            queue.add(&[Part::Out(DATA, 1)]);
+        }
+        let ram = Arc::clone(&queue.ram);
+        served.drain(&ram, |_| Ok(0)).unwrap();
+        let busy = told.interrupts();
+        served.drain(&ram, |_| Ok(0)).unwrap();
+        (busy, told.interrupts() - busy)
+    }
+
+    #[test]
+    fn a_driver_is_told_now_and_then_while_a_batch_is_served_and_at_its_end() {
+        let queue = || DriverQueue::new(&ram(), 0x1000, 64);
+        assert_eq!(interrupts(queue(), |_| {}), (3, 0), "after 8, 16 and 20");
+        assert_eq!(interrupts(queue(), |queue| queue.set_avail_flags(NO_INTERRUPT)), (0, 0));
+        for (event, expected) in [(0, 1), (15, 1), (19, 1), (20, 0)] {
+            let found = interrupts(queue().with_event_idx(), |queue| queue.set_used_event(event));
+            assert_eq!(found, (expected, 0), "wanted after {event}");
+        }
+    }
+}

@@ -30,7 +30,12 @@ pub fn run(share: &Path, runs: usize, only: Option<&str>) -> Result<Vec<Figure>>
     for row in &rows {
         progress::step(&row.name, || one(&mut rig, row, runs, &mut samples))?;
     }
-    Ok(samples.figures(|name, _| rows.iter().find(|row| row.name == name).map(|row| row.bound)))
+    let mut figures = samples.figures(|name, _| rows.iter().find(|row| row.name == name).map(|row| row.bound));
+    for figure in &mut figures {
+        let in_it = rig.restarted.iter().filter(|(row, _)| *row == figure.name);
+        figure.restarted = in_it.map(|(_, subject)| subject.name().to_owned()).collect();
+    }
+    Ok(figures)
 }
 
 /// A first turn fills caches and isn't counted.

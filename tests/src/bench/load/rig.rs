@@ -61,6 +61,8 @@ pub struct Rig {
     guests: Vec<Seat>,
     /// Commands given.
     asked: u32,
+    /// Rows in which a guest had to be started anew, and whose.
+    pub restarted: Vec<(String, Subject)>,
     tcp: Listener,
     vsock: Listener,
 }
@@ -99,7 +101,7 @@ impl Rig {
         ram_disk()?;
         let initrd = initrd(share)?;
         let (tcp, vsock) = (Listener::tcp(PORT)?, Listener::vsock(PORT.into()).context("the node's vsock")?);
-        let mut rig = Self { guests: Vec::new(), asked: 0, tcp, vsock };
+        let mut rig = Self { guests: Vec::new(), asked: 0, restarted: Vec::new(), tcp, vsock };
         for network in NETWORKS {
             let Network { tap, host, .. } = network;
             shell::output(["ip", "tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr"])?;
@@ -121,6 +123,7 @@ impl Rig {
         match self.try_to(subject, row) {
             Err(error) => {
                 progress::note(&format!("once more in a fresh guest: {}: {error:#}", subject.name()));
+                self.restarted.push((row.name.clone(), subject));
                 let seat = seat(&mut self.guests, subject)?;
                 // The one before must be gone: its taps and disks are the next one's.
                 seat.running.end();

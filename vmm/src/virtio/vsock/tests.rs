@@ -131,6 +131,28 @@ fn read(stream: &mut UnixStream, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// The guest begins with the first packet of a burst while others are read, is told now and then, and of the last.
+#[test]
+fn a_burst_s_first_packet_is_told_of_at_once() {
+    let mut rig = Rig::without_buffers();
+    rig.offer(0);
+    rig.say((1, 9), op::REQUEST);
+    let (mut ours, theirs) = pair();
+    rig.asks.recv_timeout(LIMIT).unwrap().accept(theirs);
+    rig.receive.wait_used();
+    let burst = QUEUE / 2;
+    ours.write_all(&vec![7; usize::from(burst) * BUFFER as usize]).unwrap();
+    // Nothing is sent without buffers, and a pause waits for what is being done.
+    rig.vsock.pause();
+    let before = rig.told.interrupts();
+    (0..burst).for_each(|index| rig.offer(index));
+    rig.receive.kick();
+    rig.vsock.resume();
+    (0..burst).for_each(|_| assert_eq!(rig.receive.wait_used().1, 44 + BUFFER));
+    rig.vsock.pause();
+    assert_eq!(rig.told.interrupts() - before, 3, "after 1, 9 and 16 packets");
+}
+
 #[test]
 fn the_host_reaches_a_port_of_the_guests() {
     let mut rig = Rig::start();
