@@ -36,7 +36,7 @@ fn answers_by_the_vmm(bench: &mut Bench) -> Result<()> {
     let pod = bench.boot(PodSpec::guest())?;
     ensure!(pod.http("/")?.starts_with("hello from"), "something else answers on {}", pod.ip);
     let threads = packet_threads(&pod)?;
-    ensure!(threads == ["rx0 default", "tx0 default"], "the VMM's threads for packets: {threads:?}");
+    ensure!(threads == ["net0 default"], "the VMM's threads for packets: {threads:?}");
     let log = fs::read_to_string(format!("/var/log/containerd-{}.log", bench.containerd))?;
     let reason = "no vhost-net: /dev/vhost-net: isn't there; the module vhost_net isn't loaded";
     ensure!(log.contains(reason), "the shim's log doesn't say why");
@@ -49,7 +49,7 @@ fn packet_threads(pod: &Pod) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for task in fs::read_dir(&folder).with_context(|| folder.clone())? {
         let name = fs::read_to_string(task?.path().join("comm"))?;
-        if name.starts_with("rx") || name.starts_with("tx") {
+        if name.starts_with("net") {
             names.push(name.trim_end().to_owned());
         }
     }

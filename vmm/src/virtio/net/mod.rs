@@ -1,5 +1,5 @@
-//! virtio-net (virtio 1.3 §5.1): a network card on a tap, one or several pairs of queues, each queue served on a thread of its own, or
-//! each pair by the host's kernel (vhost-net).
+//! virtio-net (virtio 1.3 §5.1): a network card on a tap, one or several pairs of queues, each pair served by a thread of its own, or
+//! by the host's kernel (vhost-net).
 //!
 //! Packets pass between the tap and the guest's memory without a copy in between, with their `virtio_net_hdr`: checksums
 //! and segmentation are left to the other side wherever both agreed on it.

@@ -1,7 +1,8 @@
 //! A card's queue pairs: which of them the driver uses, and who serves those.
 //!
 //! A pair is served by the host's kernel ([`Vhost`]) where it has been given a descriptor for that and the cable is plugged in,
-//! else by two threads here. States of a pair: waiting → serving ⇄ resting (nobody looks at its rings, its queue of the tap is
+//! else by a thread here: one for both directions, as the kernel has it, so that what a packet is answered with is found without
+//! another thread having to wake up. States of a pair: waiting → serving ⇄ resting (nobody looks at its rings, its queue of the tap is
 //! detached, so that the host sends nothing there). All pairs but the first wait until the driver asks for them.
 //!
 //! Both ways of serving take chains in order and leave none half done, so that the used index in guest memory says where either has
@@ -67,7 +68,7 @@ struct Pair {
 #[derive(Debug)]
 enum Engine {
     Nobody,
-    Threads([Worker; 2]),
+    Thread(Worker),
     Kernel(Vhost),
 }
 
@@ -174,7 +175,7 @@ impl Pair {
     fn rest(&mut self, common: &Common) {
         match &mut self.engine {
             Engine::Nobody => {}
-            Engine::Threads(workers) => workers.iter_mut().for_each(Worker::pause),
+            Engine::Thread(worker) => worker.pause(),
             Engine::Kernel(vhost) => {
                 if let Err(error) = vhost.set_attached(false) {
                     eprintln!("nic {:?}: {error}", common.name);
@@ -187,8 +188,8 @@ impl Pair {
     fn serve(&mut self, index: u16, common: &Common) -> Result<(), ActivateError> {
         let by_kernel = self.vhost.is_some() && common.link.is_up();
         match &mut self.engine {
-            Engine::Threads(workers) if !by_kernel => {
-                workers.iter_mut().for_each(Worker::resume);
+            Engine::Thread(worker) if !by_kernel => {
+                worker.resume();
                 return Ok(());
             }
             Engine::Kernel(vhost) if by_kernel => match vhost.set_attached(true) {
@@ -209,11 +210,11 @@ impl Pair {
         let engine = match kernel {
             Some(Ok(vhost)) => Engine::Kernel(vhost),
             refused => {
-                let workers = threads(index, common, &self.tap, queues)?;
+                let worker = thread(index, common, &self.tap, queues)?;
                 if let Some(Err(error)) = refused {
                     self.refused(common, &error);
                 }
-                Engine::Threads(workers)
+                Engine::Thread(worker)
             }
         };
         // What has come since the last engine stopped.
@@ -242,24 +243,24 @@ impl Pair {
     }
 }
 
-fn threads(
+fn thread(
     index: u16,
     common: &Common,
     tap: &Arc<Tap>,
     [receive, transmit]: [ActiveQueue; 2],
-) -> Result<[Worker; 2], ActivateError> {
+) -> Result<Worker, ActivateError> {
     let host = |source| ActivateError::Host { what: "network queue thread", source };
     let Common { name, ram, mode, link, limiters, notify, .. } = common;
     let throttle = Throttle::new(limiters.receive.as_ref(), &receive.kick).map_err(host)?;
     let receive = Virtqueue::new(receive, Arc::clone(notify));
     let receive = Receive::new(Arc::clone(ram), receive, Arc::clone(tap), *mode, link.clone(), throttle);
-    let receive = Worker::spawn(&format!("rx{index} {name}"), |events| receive.register(events)).map_err(host)?;
     let throttle = Throttle::new(limiters.transmit.as_ref(), &transmit.kick).map_err(host)?;
     let kick = transmit.kick.as_raw_fd();
     let transmit = Virtqueue::new(transmit, Arc::clone(notify));
     let mut transmit = Transmit::new(Arc::clone(ram), transmit, Arc::clone(tap), link.clone(), throttle);
-    let register =
-        move |events: &mut EventLoop| events.add(kick, KICKED, move |events, _| transmit.kicked(events)).map(|_| ());
-    let transmit = Worker::spawn(&format!("tx{index} {name}"), register).map_err(host)?;
-    Ok([receive, transmit])
+    let register = move |events: &mut EventLoop| {
+        receive.register(events)?;
+        events.add(kick, KICKED, move |events, _| transmit.kicked(events)).map(|_| ())
+    };
+    Worker::spawn(&format!("net{index} {name}"), register).map_err(host)
 }
