@@ -65,6 +65,11 @@ async fn a_task_by_rpc() {
     let socket = served.bench.folder().join("run/k8s.io.a.sock");
     assert!(socket.exists(), "the machine has its own service");
     client.start(context(), &StartRequest { id: id.clone(), ..Default::default() }).await.unwrap();
+    // What is running can neither be started nor deleted.
+    let again = StartRequest { id: id.clone(), ..Default::default() };
+    assert_eq!(code(client.start(context(), &again).await), Code::FAILED_PRECONDITION);
+    let early = DeleteRequest { id: id.clone(), ..Default::default() };
+    assert_eq!(code(client.delete(context(), &early).await), Code::FAILED_PRECONDITION);
     let connect = client.connect(context(), &ConnectRequest { id: id.clone(), ..Default::default() }).await.unwrap();
     assert_eq!((connect.shim_pid, connect.task_pid), (std::process::id(), 4242));
     let numbers = client.stats(context(), &StatsRequest { id: id.clone(), ..Default::default() }).await.unwrap();
@@ -86,8 +91,9 @@ async fn a_task_by_rpc() {
     assert_eq!(pids.processes.len(), 1);
     let kill = KillRequest { id: id.clone(), signal: 9, ..Default::default() };
     assert_eq!(code(client.kill(context(), &kill).await), Code::NOT_FOUND);
-    let delete = DeleteRequest { id, ..Default::default() };
+    let delete = DeleteRequest { id: id.clone(), ..Default::default() };
     client.delete(context(), &delete).await.unwrap();
+    assert_eq!(code(client.wait(context(), &WaitRequest { id, ..Default::default() }).await), Code::NOT_FOUND);
     assert!(!socket.exists());
     assert_eq!(code(client.delete(context(), &delete).await), Code::NOT_FOUND);
 }
@@ -137,6 +143,11 @@ async fn what_is_missing_is_said() {
     assert_eq!(code(client.pause(context(), &PauseRequest::new()).await), Code::NOT_FOUND);
     assert_eq!(code(client.resume(context(), &ResumeRequest::new()).await), Code::NOT_FOUND);
     assert_eq!(code(client.state(context(), &StateRequest::new()).await), Code::NOT_FOUND);
+    assert_eq!(code(client.wait(context(), &WaitRequest::new()).await), Code::NOT_FOUND);
+    assert_eq!(code(client.pids(context(), &PidsRequest::new()).await), Code::NOT_FOUND);
+    assert_eq!(code(client.connect(context(), &ConnectRequest::new()).await), Code::NOT_FOUND);
+    assert_eq!(code(client.kill(context(), &KillRequest::new()).await), Code::NOT_FOUND);
+    assert_eq!(code(client.stats(context(), &StatsRequest::new()).await), Code::NOT_FOUND);
     let process = StateRequest { id: "a".into(), exec_id: "sh".into(), ..Default::default() };
     assert_eq!(code(client.state(context(), &process).await), Code::NOT_FOUND);
 }
