@@ -11,6 +11,7 @@ pub mod v1 {
 }
 
 pub mod attach;
+pub mod websocket;
 
 use std::time::Duration;
 
@@ -88,6 +89,10 @@ calls! {
     attach(AttachRequest) -> AttachResponse;
     /// Reopens a container's log after its rotation.
     reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+    /// Where to reach a command's streams.
+    exec(ExecRequest) -> ExecResponse;
+    /// Where to reach a pod's ports.
+    port_forward(PortForwardRequest) -> PortForwardResponse;
     /// Runs a command in a container.
     exec_sync(ExecSyncRequest) -> ExecSyncResponse;
 }

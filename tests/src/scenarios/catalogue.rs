@@ -1,8 +1,8 @@
 //! Every scenario, in the order in which they run.
 
 use super::{
-    Scenario, boots, channels, churn, control, deaths, debian, disks, endings, jail, limits, network, refusals,
-    resources, run_command, vhost,
+    Scenario, boots, channel, channels, churn, control, deaths, debian, disks, endings, jail, limits, network,
+    refusals, resources, run_command, vhost,
 };
 
 /// Every scenario.
@@ -11,6 +11,7 @@ pub fn all() -> Vec<Scenario> {
         boots::SCENARIOS,
         network::SCENARIOS,
         vhost::SCENARIOS,
+        channel::SCENARIOS,
         channels::SCENARIOS,
         jail::SCENARIOS,
         endings::SCENARIOS,

@@ -14,6 +14,7 @@ mod runner;
 pub mod shell;
 
 mod boots;
+mod channel;
 mod channels;
 mod churn;
 mod control;

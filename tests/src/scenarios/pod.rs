@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,13 +11,18 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tonic::Status;
+use vireo_runtimeclass::machine_service::token;
 
 use super::{
     Bench,
     eventually::{LIMIT, eventually},
 };
 use crate::{
-    cri::{attach::Attached, v1},
+    cri::{
+        attach::Attached,
+        v1,
+        websocket::{self, WebSocket},
+    },
     guest::images::{BUSYBOX, CONTAINER_DISK},
 };
 
@@ -326,6 +332,44 @@ impl Pod {
     pub fn exec(&self, bench: &mut Bench, command: &[&str], timeout: i64) -> Result<v1::ExecSyncResponse, Status> {
         let cmd = command.iter().map(ToString::to_string).collect();
         bench.cri().exec_sync(v1::ExecSyncRequest { container_id: self.container.clone(), cmd, timeout })
+    }
+
+    /// The streams of a program in the container: what is written is its stdin, what is read its stdout.
+    pub fn exec_stream(&self, bench: &mut Bench, command: &[&str]) -> Result<UnixStream> {
+        let request = v1::ExecRequest { stdin: true, stdout: true, stderr: true, ..self.exec_request(command) };
+        WebSocket::connect(&bench.cri().exec(request)?.url)?.bridge(websocket::STDOUT, 0)
+    }
+
+    /// What is said to who wants a program with a terminal.
+    pub fn exec_with_terminal(&self, bench: &mut Bench, command: &[&str]) -> Result<String> {
+        let request = v1::ExecRequest { stdin: true, stdout: true, tty: true, ..self.exec_request(command) };
+        let mut socket = WebSocket::connect(&bench.cri().exec(request)?.url)?;
+        socket.set_read_timeout(Some(LIMIT))?;
+        let mut told = String::new();
+        while let Some((channel, bytes)) = socket.message()? {
+            if channel == websocket::ERROR {
+                told += &String::from_utf8_lossy(&bytes);
+            }
+        }
+        Ok(told)
+    }
+
+    fn exec_request(&self, command: &[&str]) -> v1::ExecRequest {
+        let cmd = command.iter().map(ToString::to_string).collect();
+        v1::ExecRequest { container_id: self.container.clone(), cmd, ..v1::ExecRequest::default() }
+    }
+
+    /// A connection to a port of the pod's, as `kubectl port-forward` makes it.
+    pub fn forward(&self, bench: &mut Bench, port: u16) -> Result<UnixStream> {
+        let request = v1::PortForwardRequest { pod_sandbox_id: self.sandbox.clone(), port: vec![port.into()] };
+        // Each channel begins with its port.
+        WebSocket::connect(&bench.cri().port_forward(request)?.url)?.bridge(0, 2)
+    }
+
+    /// What tokens call the pod.
+    pub fn identity(&self) -> token::Pod {
+        let v1::PodSandboxMetadata { name, uid, namespace, .. } = self.config.metadata.clone().unwrap_or_default();
+        token::Pod { namespace, name, uid }
     }
 
     /// The pids of the container's processes.
