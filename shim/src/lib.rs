@@ -18,6 +18,7 @@
 
 pub mod bootstrap;
 pub mod bundle;
+mod bundle_watch;
 pub mod cgroup;
 pub mod cpuset;
 pub mod guest_agent;

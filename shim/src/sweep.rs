@@ -8,7 +8,7 @@
 //! | the VMM | the container's cgroup, which holds nothing else |
 //! | cgroup | `linux.cgroupsPath` |
 //! | root file system | the bundle's mount point |
-//! | socket | `address` |
+//! | socket | `address`; that of a pod whose shim is another bundle's only if nobody answers there |
 //! | the machine's own socket | namespace and id |
 //!
 //! A tap lives as long as the VMM and the shim have it open, and the pod's network rules as long as its namespace.
@@ -16,6 +16,7 @@
 
 use std::fmt;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::SystemTime;
@@ -94,9 +95,13 @@ pub fn sweep(path: &Path, namespace: &str, id: &str) -> anyhow::Result<DeleteRes
     let shim = fs::read_to_string(path.join("shim.pid")).ok().and_then(|text| text.parse::<ProcessId>().ok());
     if let Some(shim) = shim {
         shim.kill();
-        if let Ok(address) = fs::read_to_string(path.join("address")) {
+    }
+    if let Ok(address) = fs::read_to_string(path.join("address")) {
+        let socket = Path::new(address.trim().strip_prefix("unix://").unwrap_or(address.trim()));
+        // Without `shim.pid` it is the pod's, whose shim may be another bundle's and live.
+        if shim.is_some() || UnixStream::connect(socket).is_err() {
             // A shim that ended in order has removed it.
-            let _ = fs::remove_file(address.trim().strip_prefix("unix://").unwrap_or(address.trim()));
+            let _ = fs::remove_file(socket);
         }
     }
     let socket = Path::new(machine_service::FOLDER).join(machine_service::socket(namespace, id));
@@ -141,6 +146,19 @@ mod tests {
     fn names_with_parentheses_do_not_confuse() {
         let stat = "7 (a) b) c) S 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
         assert_eq!(start_time(stat), Some(4242));
+    }
+
+    #[test]
+    fn a_socket_that_somebody_answers_at_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        fs::write(directory.path().join("address"), format!("unix://{}", socket.display())).unwrap();
+        let shim = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        sweep(directory.path(), "vireo-test", "vireo-test-none").unwrap();
+        assert!(socket.exists(), "another bundle's shim lives");
+        drop(shim);
+        sweep(directory.path(), "vireo-test", "vireo-test-none").unwrap();
+        assert!(!socket.exists());
     }
 
     #[test]

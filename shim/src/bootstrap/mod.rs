@@ -36,6 +36,8 @@ pub fn main() -> ExitCode {
         return match server::serve(&flags) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
+                // Nobody listens there any more, and `start` may be gone.
+                let _ = std::fs::remove_file(&flags.socket);
                 // `start` adds who it is. It may be gone.
                 let _ = write!(io::stdout(), "{error:#}");
                 ExitCode::FAILURE

@@ -4,6 +4,7 @@
 //! (`PR_SET_PDEATHSIG`), which must live as long as the shim does.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -17,23 +18,32 @@ use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 use vireo_runtimeclass::machine_service;
 
+use crate::bundle;
+use crate::bundle_watch::BundleWatch;
 use crate::pod::Pod;
 use crate::pod::build::Launcher;
 use crate::service::{events, task};
+use crate::sweep::ProcessId;
 
+/// What `start` hears from a server that serves.
+pub(super) const SERVES: &str = "serves";
 /// How long the last events may take.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
 
 /// Serves the pod until containerd shuts it down.
 pub fn serve(flags: &Flags) -> anyhow::Result<()> {
-    let bundle = std::env::current_dir().context("the bundle")?;
-    crate::log::init(&bundle, &flags.id, flags.debug);
+    let path = std::env::current_dir().context("the bundle")?;
+    crate::log::init(&path, &flags.id, flags.debug);
+    // Before anything else: a server that nobody can name is one that nobody can end.
+    let own = ProcessId::of(std::process::id()).context("the shim's own process")?;
+    bundle::write(&path, "shim.pid", &own.to_string())?;
     let ttrpc_address = std::env::var("TTRPC_ADDRESS").context("TTRPC_ADDRESS")?;
     let nowhere = File::options().read(true).write(true).open("/dev/null").context("/dev/null")?;
     let listener = UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned().context("stdin")?);
     nix::unistd::dup2_stdin(&nowhere).context("stdin")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio")?;
     runtime.block_on(async {
+        let bundle = BundleWatch::new(&flags.id).context("the bundle is gone")?;
         let (publisher, head) = events::Publisher::new(&flags.namespace);
         tokio::spawn(events::deliver(ttrpc_address, head));
         let pod = Pod::new(Arc::new(Launcher), publisher.clone());
@@ -45,10 +55,14 @@ pub fn serve(flags: &Flags) -> anyhow::Result<()> {
         ));
         server.start().await.context("the ttrpc server")?;
         ignore_signals()?;
-        // `start` waits for the end of this pipe.
+        // `start` waits for this word and for the end of the pipe: one that ends without it is a dead server's.
+        std::io::stdout().write_all(SERVES.as_bytes()).and_then(|()| std::io::stdout().flush()).context("stdout")?;
         nix::unistd::dup2_stdout(&nowhere).context("stdout")?;
         log::info!("the shim serves");
-        pod.done().await;
+        tokio::select! {
+            () = pod.done() => {}
+            () = abandoned(&bundle, &pod) => log::warn!("containerd has removed the pod before it was made"),
+        }
         // The address is free first: a container of the same pod that starts now gets a new shim.
         let _ = fs::remove_file(Path::new(&flags.socket));
         publisher.flush(LAST_EVENTS).await;
@@ -60,6 +74,14 @@ pub fn serve(flags: &Flags) -> anyhow::Result<()> {
     // A blocking thread may still be in an unmount.
     runtime.shutdown_timeout(Duration::from_secs(2));
     Ok(())
+}
+
+/// Waits until the bundle is gone while there is no container: nobody will ask for one any more.
+async fn abandoned(bundle: &BundleWatch, pod: &Pod) {
+    bundle.gone().await;
+    if !pod.is_empty() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// A node that shuts down signals everything; a pod's end is the kubelet's decision.

@@ -1,7 +1,10 @@
 //! `start`: finds the pod's shim, or leaves one behind, and answers with its address.
 //!
 //! The listening socket is made here and handed to the server as its stdin, so containerd can connect at once. `start`
-//! returns when the server closes its stdout; anything that comes out of it before is why it failed.
+//! returns when the server closes its stdout; anything but [`SERVES`] that comes out of it before is why it failed.
+//!
+//! Invariant: whenever this process is killed, what it has left is found by what stands in the bundle (`address` before the
+//! socket is made, `shim.pid` as the server's first act), or ends with the bundle ([`BundleWatch`](crate::bundle_watch)).
 
 use std::fs;
 use std::io::{ErrorKind, Read as _};
@@ -10,16 +13,16 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, bail};
 use containerd_shim::{Flags, StartOpts};
 use nix::sys::stat::{Mode, umask};
 
 use super::params::{self, Environment};
+use super::server::SERVES;
 use super::stdin;
 use crate::bundle::{self, Bundle};
-use crate::sweep::ProcessId;
 
 /// Does `start`; returns what goes to stdout.
 pub fn start(flags: &Flags, path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -31,10 +34,10 @@ pub fn start(flags: &Flags, path: &Path) -> anyhow::Result<Vec<u8>> {
     let bundle = Bundle::open(path)?;
     let address = opts.socket_address(bundle.sandbox_id().unwrap_or(&opts.id));
     let socket = Path::new(address.strip_prefix("unix://").unwrap_or(&address));
+    bundle::write(path, "address", &address)?;
     if UnixStream::connect(socket).is_err() {
         spawn(&opts, path, socket)?;
     }
-    bundle::write(path, "address", &address)?;
     params::reply(form, &address)
 }
 
@@ -66,17 +69,25 @@ fn spawn_server(opts: &StartOpts, bundle: &Path, socket: &Path, listener: UnixLi
         command.arg("-debug");
     }
     let mut server = command.spawn().context("the shim's server can't be run")?;
+    let serving = wait_until_it_serves(&mut server);
+    if serving.is_err() {
+        // Nobody else knows of it yet. It may have ended.
+        let _ = server.kill();
+        let _ = server.wait();
+    }
+    serving
+}
+
+fn wait_until_it_serves(server: &mut Child) -> anyhow::Result<()> {
     // containerd's own score would shield the pod's shim more than containerd; one step less, as runc's shim does.
     containerd_shim::cgroup::adjust_oom_score(server.id())?;
-    let recorded = ProcessId::of(server.id()).context("the shim's server")?;
-    bundle::write(bundle, "shim.pid", &recorded.to_string())?;
     let mut failure = String::new();
     if let Some(mut output) = server.stdout.take() {
         output.read_to_string(&mut failure).context("the shim's server")?;
     }
-    match server.try_wait() {
-        Ok(None) if failure.is_empty() => Ok(()),
-        Ok(Some(status)) if failure.is_empty() => bail!("the shim's server ended with {status}"),
+    match failure.as_str() {
+        SERVES => Ok(()),
+        "" => bail!("the shim's server ended with {}", server.wait().context("the shim's server")?),
         _ => bail!("{failure}"),
     }
 }

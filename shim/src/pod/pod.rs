@@ -213,6 +213,11 @@ impl Pod {
         }
     }
 
+    /// Whether it has no container, nor one that is being created.
+    pub fn is_empty(&self) -> bool {
+        self.containers().is_empty()
+    }
+
     /// Waits for the shim's end.
     pub async fn done(&self) {
         // An error means that the pod itself is gone: then the shim is done, too.

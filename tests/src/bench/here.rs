@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use super::{
     figure::Figure,
     monitor::{Guest, Monitor},
-    payload,
     rounds::milliseconds,
     samples::{Sample, Samples},
 };
+use crate::guest::payload;
 
 const NAME: &str = "boot/payload_on_host";
 const LIMIT: Duration = Duration::from_mins(1);

@@ -6,7 +6,7 @@
 //!
 //! - [`figure`], [`table`]: what is reported, and its print.
 //! - [`monitor`], [`console`]: a machine monitor under test, from its start to its guest's words.
-//! - [`payload`], [`entries`]: what tells the first instruction.
+//! - [`entries`]: what tells the first instruction.
 //! - [`samples`]: runs in turns. [`here`]: on this machine's own KVM. [`rounds`], [`idle`], [`load`], [`firmware`]: inside a node.
 //! - [`micro`]: without a guest.
 //! - [`qcow2`]: an image that is full already.
@@ -20,7 +20,6 @@ pub mod idle;
 pub mod load;
 pub mod micro;
 pub mod monitor;
-pub mod payload;
 pub mod qcow2;
 pub mod rounds;
 pub mod samples;

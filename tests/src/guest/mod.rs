@@ -4,6 +4,7 @@ mod agent;
 pub mod debian;
 mod fast;
 pub mod images;
+pub mod payload;
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Every scenario, in the order in which they run.
 
 use super::{
-    Scenario, boots, channel, channels, churn, control, deaths, debian, disks, endings, jail, limits, network,
+    Scenario, boots, channel, channels, churn, control, crash, deaths, debian, disks, endings, jail, limits, network,
     refusals, resources, run_command, vhost,
 };
 
@@ -24,6 +24,7 @@ pub fn all() -> Vec<Scenario> {
         run_command::SCENARIOS,
         debian::SCENARIOS,
         churn::SCENARIOS,
+        crash::SCENARIOS,
     ]
     .concat()
 }

@@ -18,6 +18,7 @@ mod channel;
 mod channels;
 mod churn;
 mod control;
+mod crash;
 mod deaths;
 mod debian;
 mod disks;
