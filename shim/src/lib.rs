@@ -21,6 +21,7 @@ pub mod bundle;
 mod bundle_watch;
 pub mod cgroup;
 pub mod cpuset;
+pub mod credentials;
 pub mod guest_agent;
 #[allow(unsafe_code, reason = "the one place where a process is made")]
 pub mod launch;

@@ -6,6 +6,7 @@
 mod boot;
 mod cloud_init;
 mod cpu;
+mod credentials;
 mod identity;
 mod networks;
 mod storage;
@@ -97,6 +98,7 @@ pub fn instance_spec(spec: &VirtualMachineInstanceSpec, path: &str) -> Vec<Probl
     domain(&spec.domain, &mut rules);
     boot::check(spec, &mut rules);
     volumes::check(spec, &mut rules);
+    credentials::check(spec, &mut rules);
     storage::check(spec, &mut rules);
     networks::check(spec, &mut rules);
     rules.problems

@@ -317,6 +317,31 @@ fn each_wrong_value_is_refused_by_its_path() {
             ]),
             "spec.volumes: more than one is a serviceAccount; a pod has one",
         ),
+        (
+            "/accessCredentials",
+            json!([{"userPassword": {"source": {}, "propagationMethod": {"qemuGuestAgent": {}}}}]),
+            "spec.accessCredentials[0].userPassword.source.secret: missing",
+        ),
+        (
+            "/accessCredentials",
+            json!([{"sshPublicKey": {"source": {"secret": {"secretName": "../x"}}, "propagationMethod": {"qemuGuestAgent": {"users": ["a"]}}}}]),
+            "spec.accessCredentials[0].sshPublicKey.source.secret.secretName: \"../x\" can't be the name of a secret",
+        ),
+        (
+            "/accessCredentials",
+            json!([{"sshPublicKey": {"source": {"secret": {"secretName": "x"}}, "propagationMethod": {"qemuGuestAgent": {}}}}]),
+            "spec.accessCredentials[0].sshPublicKey.propagationMethod.qemuGuestAgent.users: names nobody",
+        ),
+        (
+            "/accessCredentials",
+            json!([{"sshPublicKey": {"source": {"secret": {"secretName": "x"}}, "propagationMethod": {"noCloud": {}}}}]),
+            "spec.accessCredentials[0].sshPublicKey.propagationMethod.noCloud: needs a cloudInitNoCloud volume",
+        ),
+        (
+            "/accessCredentials",
+            json!([{}]),
+            "spec.accessCredentials[0]: has to be one of sshPublicKey and userPassword",
+        ),
         ("/volumes", json!({}), "spec.volumes: must be a list"),
         ("/volumes/0/name", json!(7), "spec.volumes[0].name: must be a string"),
         ("/architecture", json!("arm64"), "spec.architecture: \"arm64\" is not supported by vireo; amd64 is"),

@@ -7,6 +7,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as STANDARD;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard, watch};
@@ -43,6 +45,26 @@ impl Agent {
     /// Whether it has answered, and not failed to since.
     pub fn is_connected(&self) -> bool {
         *self.0.there.borrow()
+    }
+
+    /// Whether it is there, as that changes; closed when the agent is gone for good.
+    pub fn presence(&self) -> watch::Receiver<bool> {
+        self.0.there.subscribe()
+    }
+
+    /// Makes `keys` the SSH keys of a user of the guest, all that it has.
+    pub async fn set_ssh_keys(&self, user: &str, keys: &[String]) -> Result<(), AgentError> {
+        let arguments = Some(json!({"username": user, "keys": keys, "reset": true}));
+        let question = Question { arguments, limit: LONG_ANSWER, ..Question::new("guest-ssh-add-authorized-keys") };
+        self.ask::<serde::de::IgnoredAny>(question).await.map(|_| ())
+    }
+
+    /// Gives a user of the guest a password.
+    pub async fn set_password(&self, user: &str, password: &str) -> Result<(), AgentError> {
+        let password = STANDARD.encode(password);
+        let arguments = Some(json!({"username": user, "password": password, "crypted": false}));
+        let question = Question { arguments, limit: LONG_ANSWER, ..Question::new("guest-set-user-password") };
+        self.ask::<serde::de::IgnoredAny>(question).await.map(|_| ())
     }
 
     /// Whether it answers.

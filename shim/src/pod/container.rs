@@ -14,6 +14,7 @@ use super::lifecycle::{Exit, Illegal, Phase, Step};
 use super::machine::{Machine, MachineRequest, State};
 use crate::bundle::{Bundle, Role};
 use crate::cgroup::{self, Cgroup};
+use crate::credentials::Propagation;
 use crate::guest_agent::Agent;
 use crate::rootfs::Rootfs;
 use crate::stdio::{Console, Paths};
@@ -57,6 +58,8 @@ pub struct MachineBody {
     pub console: Option<Arc<Console>>,
     /// Its guest's agent.
     pub agent: Agent,
+    /// Keeps the guest's credentials as the pod's secrets have them.
+    pub credentials: Option<Propagation>,
     /// Its cgroup.
     pub cgroup: Cgroup,
     /// The image's file system.

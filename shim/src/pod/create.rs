@@ -17,9 +17,11 @@ use super::sidecar;
 use super::supervise::{reason, supervise};
 use crate::bundle::{Bundle, Role};
 use crate::cgroup::{self, Cgroup, OomWatch};
+use crate::credentials::Propagation;
 use crate::guest_agent::Agent;
 use crate::rootfs::Rootfs;
 use crate::stdio::{Console, Paths};
+use crate::translate::agent_credentials;
 
 impl Pod {
     /// Makes a container, up to the point where it only needs to be started. Returns its process.
@@ -115,8 +117,12 @@ impl Pod {
         };
         let (agent, port) = Agent::pair(format!("container {}", container.id)).map_err(PodError::Agent)?;
         machine.attach_agent(port)?;
+        let spec = bundle.spec().clone();
+        let credentials = tokio::task::spawn_blocking(move || agent_credentials(&spec)).await;
+        let credentials = credentials.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
+        let credentials = Propagation::begin(format!("container {}", container.id), agent.clone(), credentials);
         let pid = machine.pid();
-        Ok((pid, Body::Machine(MachineBody { machine, console, agent, cgroup, rootfs })))
+        Ok((pid, Body::Machine(MachineBody { machine, console, agent, credentials, cgroup, rootfs })))
     }
 }
 

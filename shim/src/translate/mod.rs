@@ -29,6 +29,7 @@ use vireo_runtimeclass::{Claims, ParseError, RateLimits};
 use vireo_vmm::config::{AutoconfConfig, FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig, VsockConfig};
 
 use crate::cpuset::Placement;
+use crate::credentials::{Credential, CredentialError, by_agent};
 use crate::network::PlannedNic;
 use crate::node_config::NodeConfig;
 use crate::volume::{ImageRoot, VolumeError};
@@ -141,6 +142,9 @@ pub enum TranslateError {
         #[source]
         source: VolumeError,
     },
+    /// Access credentials can't be had.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
     /// A claim's new image, and no such claim.
     #[error("{ANNOTATION_CLAIMS}: {0}: the machine has no persistentVolumeClaim or dataVolume of this name")]
     NoSuchClaim(String),
@@ -238,6 +242,7 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
         Place::Local { jail, .. } => jail,
     };
     let vsock = vsock(source.spec, &files)?;
+    refuse_credentials(&source)?;
     let mut fds = Fds::default();
     let size = size::size(source.spec, &source.place)?;
     let (cpu, placement) = cpu::cpu(source.spec, &source.place, &files, (size.vcpus, &kvm))?;
@@ -280,6 +285,34 @@ fn compose(source: Source<'_>, kvm: File) -> Result<LaunchPlan, TranslateError> 
     // Validation allows no other strategy than Paused.
     let start_paused = source.spec.is_some_and(|spec| spec.start_strategy.is_some());
     Ok(LaunchPlan { machine, fds: fds.0, jail, start_paused, placement })
+}
+
+/// The credentials that the guest's agent is to set, of a machine that has been made of the same container.
+///
+/// # Errors
+/// As [`translate`]'s.
+pub fn agent_credentials(oci: &Spec) -> Result<Vec<Credential>, TranslateError> {
+    let Some(spec) = annotated(oci)?.spec else { return Ok(Vec::new()) };
+    let JailConfig { uid, gid } = pod_identity(oci);
+    Ok(by_agent(&spec, oci, (uid, gid))?)
+}
+
+/// Secrets that can't be read are said before there is a machine; without a cluster there are none.
+fn refuse_credentials(source: &Source<'_>) -> Result<(), TranslateError> {
+    let Some(spec) = source.spec else { return Ok(()) };
+    match source.place {
+        Place::Pod { oci, .. } => {
+            let JailConfig { uid, gid } = pod_identity(oci);
+            by_agent(spec, oci, (uid, gid))?;
+        }
+        Place::Local { .. } if !spec.access_credentials.is_empty() => {
+            let path = "spec.template.spec.accessCredentials".to_owned();
+            let what = "vireo run has no cluster to take secrets from; cloudInitNoCloud's userData takes keys as well";
+            return Err(TranslateError::Field { path, what });
+        }
+        Place::Local { .. } => {}
+    }
+    Ok(())
 }
 
 /// A socket device, where it is asked for. The host's side needs a folder that goes with the machine, which only a pod has.

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use oci_spec::runtime::Spec;
 use uuid::Uuid;
-use vireo_runtimeclass::kubevirt::v1::{CloudInit, LocalReference, NoBase64, VolumeSource};
+use vireo_runtimeclass::kubevirt::v1::{CloudInit, LocalReference, NoBase64, SshPublicKeyPropagation, VolumeSource};
 use vireo_runtimeclass::pod::{CONFIG_MAPS_DIR, DOWNWARD_API_DIR, SECRETS_DIR, SERVICE_ACCOUNT_DIR, SYSPREP_DIR};
 use vireo_vmm::config::JailConfig;
 
 use super::{Place, Source, TranslateError, pod_identity};
+use crate::credentials::by_cloud_init;
 use crate::volume::{DataSource, Mounted, Seed, VolumeError, config_disk, secret_value, sysprep_disk};
 
 /// CRI's name of the pod's namespace.
@@ -93,6 +94,7 @@ fn cloud_init(
         Place::Pod { oci, .. } => oci.annotations().as_ref().and_then(|annotations| annotations.get(NAMESPACE)),
         Place::Local { .. } => None,
     };
+    let keys = keys(source, kind)?;
     let seed = Seed {
         source: kind,
         instance: uuid,
@@ -100,7 +102,19 @@ fn cloud_init(
         namespace: namespace.map_or("default", String::as_str),
         user_data: &user_data,
         network_data: network_data.as_deref(),
-        keys: &[],
+        keys: &keys,
     };
     seed.disk().map_err(|source| TranslateError::Volume { path: path.to_owned(), source })
+}
+
+/// The SSH keys that go this way.
+fn keys(source: &Source<'_>, kind: DataSource) -> Result<Vec<String>, TranslateError> {
+    // `vireo run` has refused them.
+    let (Some(spec), Place::Pod { oci, .. }) = (source.spec, source.place) else { return Ok(Vec::new()) };
+    let JailConfig { uid, gid } = pod_identity(oci);
+    let chosen = |method: &SshPublicKeyPropagation| match kind {
+        DataSource::NoCloud => method.no_cloud.is_some(),
+        DataSource::ConfigDrive => method.config_drive.is_some(),
+    };
+    Ok(by_cloud_init(spec, oci, (uid, gid), chosen)?)
 }

@@ -66,11 +66,11 @@ pub(crate) static INSTANCE_SPEC: Fields = Fields {
         required("domain", Record(&DOMAIN)),
         optional("networks", List(&Record(&NETWORK))),
         optional("volumes", List(&Record(&VOLUME))),
+        optional("accessCredentials", List(&Record(&ACCESS_CREDENTIAL))),
         optional("startStrategy", String),
         optional("terminationGracePeriodSeconds", Integer),
     ],
     known: &[
-        "accessCredentials",
         "affinity",
         "dnsConfig",
         "dnsPolicy",
@@ -89,6 +89,45 @@ pub(crate) static INSTANCE_SPEC: Fields = Fields {
         "utilityVolumes",
     ],
 };
+
+static ACCESS_CREDENTIAL: Fields = Fields {
+    supported: &[optional("sshPublicKey", Record(&SSH_PUBLIC_KEY)), optional("userPassword", Record(&USER_PASSWORD))],
+    known: &[],
+};
+
+static SSH_PUBLIC_KEY: Fields = Fields {
+    supported: &[
+        required("source", Record(&CREDENTIAL_SOURCE)),
+        required("propagationMethod", Record(&SSH_PUBLIC_KEY_PROPAGATION)),
+    ],
+    known: &[],
+};
+
+static SSH_PUBLIC_KEY_PROPAGATION: Fields = Fields {
+    supported: &[
+        optional("configDrive", Record(&EMPTY)),
+        optional("noCloud", Record(&EMPTY)),
+        optional("qemuGuestAgent", Record(&AGENT_USERS)),
+    ],
+    known: &[],
+};
+
+static AGENT_USERS: Fields = Fields { supported: &[optional("users", List(&String))], known: &[] };
+
+static USER_PASSWORD: Fields = Fields {
+    supported: &[
+        required("source", Record(&CREDENTIAL_SOURCE)),
+        required("propagationMethod", Record(&USER_PASSWORD_PROPAGATION)),
+    ],
+    known: &[],
+};
+
+static USER_PASSWORD_PROPAGATION: Fields =
+    Fields { supported: &[optional("qemuGuestAgent", Record(&EMPTY))], known: &[] };
+
+static CREDENTIAL_SOURCE: Fields = Fields { supported: &[optional("secret", Record(&CREDENTIAL_SECRET))], known: &[] };
+
+static CREDENTIAL_SECRET: Fields = Fields { supported: &[required("secretName", String)], known: &[] };
 
 static DOMAIN: Fields = Fields {
     supported: &[

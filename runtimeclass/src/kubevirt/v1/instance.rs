@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DomainSpec, Interface, InterfaceMasquerade, Network, PodNetwork, Volume};
+use super::{AccessCredential, DomainSpec, Interface, InterfaceMasquerade, Network, PodNetwork, Volume};
 
 /// One machine: its hardware, its volumes, its networks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub struct VirtualMachineInstanceSpec {
     /// What the disks show, joined by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
+    /// Ways into the guest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access_credentials: Vec<AccessCredential>,
     /// `Paused`: stand still before the first instruction, until resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_strategy: Option<String>,

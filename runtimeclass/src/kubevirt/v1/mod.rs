@@ -1,6 +1,7 @@
 //! `kubevirt.io/v1`, as far as Vireo serves it: the types hold exactly the supported fields, [`fields`] also knows the
 //! names of the others.
 
+mod access_credentials;
 mod cloud_init;
 mod config_volumes;
 mod cpu;
@@ -14,6 +15,10 @@ mod virtual_machine;
 mod volume_source;
 mod volumes;
 
+pub use access_credentials::{
+    AccessCredential, AgentUsers, CredentialSecret, CredentialSource, Propagation, SshPublicKeyCredential,
+    SshPublicKeyPropagation, UserPasswordCredential, UserPasswordPropagation,
+};
 pub use cloud_init::{CloudInit, NoBase64};
 pub use config_volumes::{
     ConfigMapVolume, DownwardApiFile, DownwardApiVolume, LocalReference, SecretVolume, ServiceAccountVolume,
