@@ -14,7 +14,7 @@ use crate::{
     progress,
 };
 
-const BUILDER: &str = "guest agent 1";
+const BUILDER: &str = "guest agent 2, with isofs";
 const START: &str = include_str!("../../guest/agent-start");
 /// What `qemu-ga` is linked with, and where in the guest its loader is.
 const LIBRARIES: [&str; 9] = [
@@ -31,7 +31,7 @@ const LIBRARIES: [&str; 9] = [
 const LOADER: &str = "ld-linux-x86-64.so.2";
 const PACKAGES: [&str; 7] =
     ["qemu-guest-agent", "libudev1", "libnuma1", "liburing2", "libglib2.0-0", "libpcre2-8-0", "libc6"];
-const MODULES: [&str; 1] = ["vmw_vsock_virtio_transport"];
+const MODULES: [&str; 2] = ["vmw_vsock_virtio_transport", "isofs"];
 
 /// An initramfs: the fast guest's with the agent in `/agent`, where `start` starts it.
 pub fn agent(kernel: &Kernel, fast: &Path) -> Result<PathBuf> {

@@ -2,7 +2,7 @@
 
 use super::{
     Scenario, boots, channel, channels, churn, control, crash, deaths, debian, disks, endings, jail, limits, network,
-    refusals, resources, run_command, vhost,
+    refusals, resources, run_command, vhost, volumes,
 };
 
 /// Every scenario.
@@ -18,6 +18,7 @@ pub fn all() -> Vec<Scenario> {
         control::SCENARIOS,
         deaths::SCENARIOS,
         disks::SCENARIOS,
+        volumes::SCENARIOS,
         limits::SCENARIOS,
         resources::SCENARIOS,
         refusals::SCENARIOS,

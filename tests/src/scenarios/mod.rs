@@ -31,6 +31,7 @@ mod refusals;
 mod resources;
 mod run_command;
 mod vhost;
+mod volumes;
 
 pub use bench::Bench;
 pub use eventually::{eventually, until};

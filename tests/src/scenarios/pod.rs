@@ -64,6 +64,10 @@ pub struct PodSpec {
     pub cpus: String,
     /// Folders of the node that the container sees: where in the container, where in the node.
     pub mounts: Vec<(String, String)>,
+    /// The container may write to its mounts.
+    pub writes: bool,
+    /// Devices of the node that the container has: where in the container, where in the node.
+    pub devices: Vec<(String, String)>,
 }
 
 impl PodSpec {
@@ -81,6 +85,8 @@ impl PodSpec {
             command: Vec::new(),
             cpus: String::new(),
             mounts: Vec::new(),
+            writes: false,
+            devices: Vec::new(),
         }
     }
 
@@ -207,7 +213,8 @@ impl Pod {
             metadata: Some(v1::ContainerMetadata { name: self.spec.container.clone(), attempt: self.attempt }),
             image: Some(v1::ImageSpec { image: self.spec.image.clone() }),
             command: self.spec.command.clone(),
-            mounts: self.spec.mounts.iter().map(mount).collect(),
+            mounts: self.spec.mounts.iter().map(|paths| mount(paths, self.spec.writes)).collect(),
+            devices: self.spec.devices.iter().map(device).collect(),
             log_path: self.log_name(),
             stdin: true,
             tty: self.spec.tty,
@@ -414,8 +421,13 @@ impl Pod {
     }
 }
 
-fn mount((container_path, host_path): &(String, String)) -> v1::Mount {
-    v1::Mount { container_path: container_path.clone(), host_path: host_path.clone(), readonly: true }
+fn mount((container_path, host_path): &(String, String), writes: bool) -> v1::Mount {
+    v1::Mount { container_path: container_path.clone(), host_path: host_path.clone(), readonly: !writes }
+}
+
+fn device((container_path, host_path): &(String, String)) -> v1::Device {
+    let (container_path, host_path) = (container_path.clone(), host_path.clone());
+    v1::Device { container_path, host_path, permissions: "rwm".to_owned() }
 }
 
 /// The text of a log in CRI's form, `<time> <stream> <F|P> <text>` a line; P is a part of a line.
