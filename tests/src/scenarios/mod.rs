@@ -7,6 +7,7 @@ mod bench;
 mod catalogue;
 pub mod demo;
 mod eventually;
+mod last_exits;
 pub mod leftovers;
 pub mod measure;
 pub mod pod;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Bench, Scenario, Under, catalogue, eventually, leftovers::Leftovers, pod, shell};
+use super::{Bench, Scenario, Under, catalogue, eventually, last_exits, leftovers::Leftovers, pod, shell};
 use crate::cri::v1;
 
 /// Which scenarios run.
@@ -52,6 +52,7 @@ const CLEAN_UP_LIMIT: Duration = Duration::from_secs(30);
 /// Runs the selected scenarios; whether none failed.
 pub fn run(selection: &Selection) -> Result<bool> {
     provision(&selection.containerd)?;
+    last_exits::note()?;
     let mut bench = Bench::new(&selection.containerd)?;
     // The first pod makes what stays: the bridge, tables of nftables, containerd's folders.
     let mut first = bench.pod(pod::PodSpec::ordinary())?;
@@ -87,6 +88,10 @@ fn attempt(bench: &mut Bench, selection: &Selection, scenario: &Scenario, bad: &
     println!("    {bad} [{seconds:6.1}s] {}", scenario.name);
     println!("{}", indent(&format!("{error:#}")));
     println!("{}", indent(&containerd_log_since(&selection.containerd, log)));
+    let exits = last_exits::before_shutdown();
+    if !exits.is_empty() {
+        println!("{}", indent(&format!("a guest's CPU shut down after these exits:\n{exits}")));
+    }
     // The next one starts on a clean node, as far as that can be had.
     if let Err(error) = clean_up(bench) {
         println!("{}", indent(&format!("cleaning up: {error:#}")));
