@@ -1,8 +1,8 @@
 //! qcow2 images, and overlays over images that nobody may write to.
 //!
 //! The library imago keeps the tables: which cluster of the disk is where. Guest data goes past it, straight between the
-//! file and the guest's memory, and past the page cache, too, as everything else then does, where that is wanted and can be. An image is judged first ([`header`], [`tables`]); it stands alone: one that names a
-//! backing or data file is refused, so that no text in an image ever leads to a file. The only image with another one
+//! file and the guest's memory; past the page cache, too, as then everything does, where that is wanted and can be.
+//! An image is judged first ([`header`], [`tables`]); it stands alone: one that names a backing or data file is refused, so that no text in an image ever leads to a file. The only image with another one
 //! below it is an overlay, which is made here, in an empty file, over a base that came with the machine.
 //!
 //! Locks: `gate` is held shared by everything that uses a mapping, and alone by what takes mappings away, or tables

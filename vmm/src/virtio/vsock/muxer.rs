@@ -168,7 +168,12 @@ impl Muxer {
         let hung_up = ready.intersects(EventSet::HANG_UP | EventSet::ERROR);
         entry.hung_up |= hung_up;
         entry.readable |= hung_up || ready.intersects(EventSet::IN | EventSet::READ_HANG_UP);
-        entry.writable |= ready.contains(EventSet::OUT);
+        if ready.contains(EventSet::OUT)
+            && let Some((_, token)) = &entry.socket
+        {
+            entry.writable = true;
+            watch_room(events, *token, false);
+        }
         if hung_up && entry.connection.is_host_done() {
             entry.connection.host_done(true);
         }
@@ -273,11 +278,14 @@ impl Muxer {
         let mut done = 0;
         if entry.backlog.is_empty()
             && entry.writable
-            && let Some((socket, _)) = &entry.socket
+            && let Some((socket, token)) = &entry.socket
         {
             match self.data.write(socket.as_fd()) {
                 Ok(written) => done = written,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => entry.writable = false,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    entry.writable = false;
+                    watch_room(events, *token, true);
+                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return self.end(events, key, true),
             }
@@ -291,7 +299,7 @@ impl Muxer {
     /// Sends on what the host hasn't taken yet.
     fn flush(&mut self, events: &mut EventLoop, key: Key) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        let Some((socket, _)) = &entry.socket else { return };
+        let Some((socket, token)) = &entry.socket else { return };
         while entry.writable && !entry.backlog.is_empty() {
             match nix::unistd::write(socket, entry.backlog.as_slices().0).map_err(io::Error::from) {
                 Ok(written) => {
@@ -300,7 +308,10 @@ impl Muxer {
                     entry.greeting -= own;
                     entry.connection.forwarded(count(written - own));
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => entry.writable = false,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    entry.writable = false;
+                    watch_room(events, *token, true);
+                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return self.end(events, key, true),
             }
@@ -436,8 +447,7 @@ impl Muxer {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let (socket, serial, me) = (Arc::new(socket), entry.serial, Weak::clone(&self.me));
         let own = Arc::clone(&socket);
-        let interest = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
-        let added = events.add(socket.as_raw_fd(), interest, move |events, ready| {
+        let added = events.add(socket.as_raw_fd(), interest(false), move |events, ready| {
             let _socket = &own;
             if let Some(muxer) = me.upgrade() {
                 lock(&muxer).ready(events, key, serial, ready);
@@ -482,6 +492,18 @@ impl Muxer {
             self.room.fail();
         }
     }
+}
+
+/// What a socket is watched for. Room in it only while something waits for that: a Unix socket tells each time its other
+/// end has read, which would wake the loop for every packet.
+fn interest(room: bool) -> EventSet {
+    let always = EventSet::IN | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+    if room { always | EventSet::OUT } else { always }
+}
+
+fn watch_room(events: &mut EventLoop, token: Token, room: bool) {
+    // Fails only for a socket that isn't watched, and each is as long as it is there. It also asks anew what is there already.
+    let _ = events.modify(token, interest(room));
 }
 
 enum Next {
