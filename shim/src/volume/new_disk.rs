@@ -34,16 +34,24 @@ impl NewDisk {
         }
         let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IWGRP;
         let file = root.state(name, mode)?;
+        self.size_file(&file, name)?;
+        Ok(file)
+    }
+
+    /// Gives an empty file its size. Another pod may have been quicker, and its guest's data are there already.
+    fn size_file(self, file: &File, name: &str) -> Result<(), VolumeError> {
         let failed = |source| VolumeError::Open { path: name.to_owned(), source };
-        let space = fstatvfs(&file).map_err(|error| failed(error.into()))?;
+        let space = fstatvfs(file).map_err(|error| failed(error.into()))?;
         let size = self.size(space.blocks_available().saturating_mul(space.fragment_size()))?;
-        let sized = if self.preallocation { allocate(&file, size) } else { file.set_len(size) };
+        if file.metadata().map_err(failed)?.len() > 0 {
+            return Ok(());
+        }
+        let sized = if self.preallocation { allocate(file, size) } else { file.set_len(size) };
         sized.map_err(|source| {
             // So that the next attempt begins anew; that this one failed is what matters.
             let _ = file.set_len(0);
             VolumeError::Size { size, place: name.to_owned(), source }
-        })?;
-        Ok(file)
+        })
     }
 
     /// What it becomes where `free` bytes are free: whole MiB.
@@ -106,6 +114,9 @@ mod tests {
         fs::write(dir.path().join("empty.img"), "").unwrap();
         let whole = NewDisk { capacity: Some(MIB), preallocation: true }.open(&root, "empty.img").unwrap();
         assert_eq!(whole.metadata().unwrap().blocks() * 512, MIB);
+        // Made by another pod since this one looked.
+        new(Some(2 * MIB)).size_file(&whole, "empty.img").unwrap();
+        assert_eq!(length(whole), MIB);
         assert!(new(Some(1 << 60)).open(&root, "vast.img").is_err());
         assert!(matches!(root.file("vast.img", Purpose::Disk), Err(VolumeError::Empty { .. })));
     }
