@@ -1,5 +1,5 @@
 //! The contract between those who write VM pods and those who run them: KubeVirt's API types as far as Vireo serves
-//! them, the rules on them, and the names that a pod carries.
+//! them, the rules on them, and the names that a pod and a node carry.
 //!
 //! Text comes in through [`parse_vmi`], [`parse_virtual_machine`] and [`parse_rate_limits`] only. What they return has no unknown and no
 //! unsupported field and obeys the rules of [`validate`]; everything wrong is reported at once, each by its full path.
@@ -8,8 +8,13 @@
 
 pub mod cidr;
 pub mod claims;
+#[cfg(any(test, feature = "cluster"))]
+pub mod cluster;
+#[cfg(test)]
+mod generate;
 pub mod kubevirt;
 pub mod machine_service;
+pub mod node;
 pub mod parse;
 pub mod pod;
 pub mod quantity;

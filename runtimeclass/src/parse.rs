@@ -43,7 +43,7 @@ impl fmt::Display for Problems {
 /// Every problem of the document at once.
 pub fn parse_vmi(json: &str) -> Result<VirtualMachineInstanceSpec, ParseError> {
     let value = serde_json::from_str(json).map_err(ParseError::Json)?;
-    let spec: VirtualMachineInstanceSpec = typed(value, &fields::INSTANCE_SPEC, "spec")?;
+    let spec: VirtualMachineInstanceSpec = typed(value, &fields::VIRTUAL_MACHINE_INSTANCE_SPEC, "spec")?;
     refuse_if_any(validate::instance_spec(&spec, "spec"))?;
     Ok(spec)
 }
@@ -54,7 +54,8 @@ pub fn parse_vmi(json: &str) -> Result<VirtualMachineInstanceSpec, ParseError> {
 /// Every problem of the document at once.
 pub fn parse_virtual_machine(document: Value) -> Result<VirtualMachine, ParseError> {
     // Said before its fields are: another kind of object would only give a list of unknown ones.
-    validate::type_meta(&document).map_err(|problem| ParseError::Refused(Problems(vec![problem])))?;
+    validate::type_meta(&document, &["kubevirt.io/v1"], "VirtualMachine")
+        .map_err(|problem| ParseError::Refused(Problems(vec![problem])))?;
     let vm: VirtualMachine = typed(document, &fields::VIRTUAL_MACHINE, "")?;
     refuse_if_any(validate::virtual_machine(&vm))?;
     Ok(vm)

@@ -9,6 +9,10 @@ pub const RUNTIME_CLASS: &str = "vireo";
 /// containerd hands it on where the runtime's configuration says `pod_annotations = ["vireo.dev/*"]`.
 pub const ANNOTATION_VMI: &str = "vireo.dev/vmi";
 
+/// Environment variable of the machine's container, and its value, which say that the pod has [`ANNOTATION_VMI`]. Whoever writes the
+/// annotation writes this as well: a node whose containerd doesn't hand annotations on would run another machine otherwise.
+pub const DESCRIBED: (&str, &str) = ("VIREO_VMI", "annotation");
+
 /// Annotation with the rate limits of the machine's devices ([`crate::RateLimits`]) as JSON.
 pub const ANNOTATION_RATE_LIMITS: &str = "vireo.dev/rate-limits";
 
@@ -30,6 +34,9 @@ pub const NODE_CONFIG: &str = "/etc/vireo/config.json";
 
 /// User and group that the VMM runs as where the pod names none: KubeVirt's `qemu`, owner of the files in a containerDisk.
 pub const DEFAULT_ID: u32 = 107;
+
+/// Folder of a container in which everything is for its machine (KubeVirt's place).
+pub const PRIVATE_DIR: &str = "/var/run/kubevirt-private";
 
 /// Folder of a container where claims and folders of the node are mounted, each below its volume's name (KubeVirt's place).
 pub const CLAIMS_DIR: &str = "/var/run/kubevirt-private/vmi-disks";
@@ -61,6 +68,19 @@ pub const SERVICE_ACCOUNT_DIR: &str = "/var/run/secrets/kubernetes.io/serviceacc
 
 /// What the name of a mounted Secret with access credentials ends with.
 pub const CREDENTIALS_SUFFIX: &str = "-access-cred";
+
+/// RAM of a guest for which neither spec nor container gives a size, bytes.
+pub const DEFAULT_MEMORY: u64 = 512 << 20;
+
+/// What the VMM itself, its thread stacks and the kernel's objects for it take of a container's memory limit, bytes.
+pub const RESERVE_FIXED: u64 = 16 << 20;
+/// The share of the guest's RAM that page tables take (KVM's and the VMM's, 1/512 each, and room for as much again).
+pub const RESERVE_SHARE: u64 = 128;
+
+/// What of a container's memory limit is not the guest's, bytes.
+pub const fn memory_reserve(guest: u64) -> u64 {
+    RESERVE_FIXED + guest / RESERVE_SHARE
+}
 
 /// The container that is the machine, in pods that have more than one, and in those of KubeVirt.
 pub const MACHINE_CONTAINER: &str = "compute";

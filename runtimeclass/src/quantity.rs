@@ -186,6 +186,17 @@ impl<'de> Deserialize<'de> for Quantity {
 }
 
 #[cfg(test)]
+impl schemars::JsonSchema for Quantity {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Quantity".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"x-kubernetes-int-or-string": true})
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

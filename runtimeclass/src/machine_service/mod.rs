@@ -18,6 +18,8 @@ pub const FOLDER: &str = "/run/vireo";
 pub const SUFFIX: &str = ".sock";
 /// The program that an exec names to speak to the shim instead of the guest.
 pub const CHANNEL: &str = "/.vireo/machine";
+/// The program that an exec names to ask only whether the guest's agent answers: it ends with 0 if it does, else with 1.
+pub const PING: &str = "/.vireo/ping";
 /// Name of a token in a call's metadata.
 pub const TOKEN: &str = "vireo-token-bin";
 

@@ -29,6 +29,8 @@ pub(crate) use volumes::DISK_SIZE;
 pub const MAX_VCPUS: u64 = 254;
 /// A kernel's command line is at most this long, bytes (Linux' own bound on x86, less the final NUL).
 pub const MAX_CMDLINE: usize = 2047;
+/// The one type of machine that there is, as `domain.machine.type` and an instance's status name it.
+pub const MACHINE_TYPE: &str = "vireo-1";
 /// The least RAM that any guest is given, bytes.
 pub const MIN_MEMORY: u64 = 1 << 20;
 
@@ -53,15 +55,15 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Checks that a document is a `kubevirt.io/v1` `VirtualMachine`.
-pub(crate) fn type_meta(document: &Value) -> Result<(), Problem> {
-    for (field, expected) in [("apiVersion", "kubevirt.io/v1"), ("kind", "VirtualMachine")] {
+/// Checks that a document is a `kind` of one of `versions` (each with its group), the first of which it is best written in.
+pub(crate) fn type_meta(document: &Value, versions: &[&str], kind: &str) -> Result<(), Problem> {
+    for (field, expected) in [("apiVersion", versions), ("kind", &[kind])] {
         match document.get(field).map(|value| value.as_str().unwrap_or("no string")) {
-            Some(value) if value == expected => {}
+            Some(value) if expected.contains(&value) => {}
             Some(value) => {
-                return Err(Problem::new(field, format!("{value:?} is not supported by vireo; {expected} is")));
+                return Err(Problem::new(field, format!("{value:?} is not supported by vireo; {} is", expected[0])));
             }
-            None => return Err(Problem::new(field, format!("missing; {expected} is needed"))),
+            None => return Err(Problem::new(field, format!("missing; {} is needed", expected[0]))),
         }
     }
     Ok(())
@@ -69,21 +71,26 @@ pub(crate) fn type_meta(document: &Value) -> Result<(), Problem> {
 
 /// The rules on a `VirtualMachine`.
 pub fn virtual_machine(vm: &VirtualMachine) -> Vec<Problem> {
-    let mut problems = Vec::new();
     let spec = &vm.spec;
-    match (spec.run_strategy.as_deref(), spec.running) {
-        (Some(_), Some(_)) => {
-            problems.push(Problem::new("spec.running", "excludes spec.runStrategy; name one of them"));
-        }
-        (None, None) => problems.push(Problem::new("spec.runStrategy", "missing; Always, for one")),
-        (Some("Always" | "Halted" | "Manual" | "RerunOnFailure" | "Once") | None, _) => {}
-        (Some(other), None) => problems.push(Problem::new(
-            "spec.runStrategy",
-            format!("{other:?} is not supported by vireo; Always, Halted, Manual, RerunOnFailure and Once are"),
-        )),
+    let mut problems: Vec<_> = one_strategy(spec.run_strategy.is_some(), spec.running.is_some()).into_iter().collect();
+    if let (Some(strategy), None) = (spec.run_strategy.as_deref(), spec.running)
+        && !matches!(strategy, "Always" | "Halted" | "Manual" | "RerunOnFailure" | "Once")
+    {
+        let what =
+            format!("{strategy:?} is not supported by vireo; Always, Halted, Manual, RerunOnFailure and Once are");
+        problems.push(Problem::new("spec.runStrategy", what));
     }
     problems.extend(instance_spec(&spec.template.spec, "spec.template.spec"));
     problems
+}
+
+/// One of `spec.runStrategy` and `spec.running` is named.
+pub(crate) fn one_strategy(run_strategy: bool, running: bool) -> Option<Problem> {
+    match (run_strategy, running) {
+        (true, true) => Some(Problem::new("spec.running", "excludes spec.runStrategy; name one of them")),
+        (false, false) => Some(Problem::new("spec.runStrategy", "missing; Always, for one")),
+        _ => None,
+    }
 }
 
 /// The rules on a `VirtualMachineInstanceSpec` that stands at `path`.
@@ -124,6 +131,7 @@ fn domain(domain: &DomainSpec, rules: &mut Rules<'_>) {
         }
     }
     memory(domain, rules);
+    machine(domain, rules);
     identity::check(domain, rules);
     let devices = &domain.devices;
     if devices.autoattach_serial_console == Some(false) {
@@ -138,6 +146,23 @@ fn domain(domain: &DomainSpec, rules: &mut Rules<'_>) {
     if devices.autoattach_mem_balloon == Some(true) && huge {
         let what = "true is not supported by vireo with memory.hugepages, which no guest gives back one by one";
         rules.refuse("domain.devices.autoattachMemBalloon", what);
+    }
+}
+
+fn machine(domain: &DomainSpec, rules: &mut Rules<'_>) {
+    let kind = domain.machine.as_ref().and_then(|machine| machine.kind.as_deref()).unwrap_or_default();
+    if !matches!(kind, "" | "q35" | MACHINE_TYPE) {
+        let what = format!("{kind:?} is not supported by vireo; {MACHINE_TYPE} is, and q35 is taken for it");
+        rules.refuse("domain.machine.type", what);
+    }
+    let features = domain.features.unwrap_or_default();
+    let absent = [
+        ("acpi", features.acpi.is_some_and(|acpi| !acpi.is_enabled())),
+        ("apic", features.apic.is_some_and(|apic| apic.enabled == Some(false))),
+    ];
+    for (name, _) in absent.into_iter().filter(|(_, is_absent)| *is_absent) {
+        let what = "false is not supported by vireo; every machine has it";
+        rules.refuse(format_args!("domain.features.{name}.enabled"), what);
     }
 }
 

@@ -21,12 +21,14 @@ fn vmi(change: impl FnOnce(&mut Value)) -> Value {
                 "isolateEmulatorThread": true,
                 "features": [{"name": "avx", "policy": "disable"}, {"name": "svm"}],
             },
-            "features": {"kvm": {"hidden": true}},
+            "features": {"kvm": {"hidden": true}, "acpi": {}, "apic": {"enabled": true}},
+            "machine": {"type": "q35"},
             "memory": {"guest": "512Mi"},
             "resources": {"limits": {"memory": "1Gi", "cpu": 2}},
             "firmware": {"kernelBoot": {
                 "kernelArgs": "console=hvc0",
-                "container": {"image": "kernels", "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd"},
+                "container": {"image": "kernels", "kernelPath": "/boot/vmlinuz", "initrdPath": "/boot/initrd",
+                    "imagePullPolicy": "Always", "imagePullSecret": "registry"},
             }},
             "devices": {
                 "disks": [{"name": "root", "disk": {"bus": "virtio", "readonly": true}, "serial": "abc"}],
@@ -38,7 +40,9 @@ fn vmi(change: impl FnOnce(&mut Value)) -> Value {
             },
         },
         "networks": [{"name": "default", "pod": {}}],
-        "volumes": [{"name": "root", "containerDisk": {"image": "debian", "path": "/disk/a.img"}}],
+        "volumes": [{"name": "root", "containerDisk": {
+            "image": "debian", "path": "/disk/a.img", "imagePullPolicy": "IfNotPresent", "imagePullSecret": "registry",
+        }}],
         "startStrategy": "Paused",
         "terminationGracePeriodSeconds": 30,
     });
@@ -124,6 +128,21 @@ fn each_wrong_value_is_refused_by_its_path() {
             "/domain/memory/hugepages",
             json!({"pageSize": "1Gi"}),
             "spec.domain.memory.guest: 536870912 bytes are no multiple of the huge page size, 1Gi",
+        ),
+        (
+            "/domain/machine/type",
+            json!("pc"),
+            "spec.domain.machine.type: \"pc\" is not supported by vireo; vireo-1 is, and q35 is taken for it",
+        ),
+        (
+            "/domain/features/acpi",
+            json!({"enabled": false}),
+            "spec.domain.features.acpi.enabled: false is not supported by vireo; every machine has it",
+        ),
+        (
+            "/domain/features/apic",
+            json!({"enabled": false}),
+            "spec.domain.features.apic.enabled: false is not supported by vireo; every machine has it",
         ),
         ("/domain/memory/hugepages", json!({}), "spec.domain.memory.hugepages.pageSize: missing"),
         (
@@ -238,6 +257,18 @@ fn each_wrong_value_is_refused_by_its_path() {
             "/volumes/0/containerDisk",
             json!({"image": "x", "path": "disk/a"}),
             "spec.volumes[0].containerDisk.path: must be absolute",
+        ),
+        (
+            "/volumes/0/containerDisk/imagePullPolicy",
+            json!("Sometimes"),
+            "spec.volumes[0].containerDisk.imagePullPolicy: \"Sometimes\" is not supported by vireo; Always, IfNotPresent, \
+             Never are",
+        ),
+        (
+            "/domain/firmware/kernelBoot/container/imagePullPolicy",
+            json!("always"),
+            "spec.domain.firmware.kernelBoot.container.imagePullPolicy: \"always\" is not supported by vireo; Always, \
+             IfNotPresent, Never are",
         ),
         ("/volumes/0", json!({"name": "root"}), "spec.volumes[0]: has no source; persistentVolumeClaim, for one"),
         (

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A way in: one of the two.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AccessCredential {
     /// SSH keys.
@@ -16,6 +17,7 @@ pub struct AccessCredential {
 
 /// SSH keys: each line of each of a Secret's values is one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SshPublicKeyCredential {
     /// Where they are.
@@ -26,6 +28,7 @@ pub struct SshPublicKeyCredential {
 
 /// Passwords: a Secret's keys are users, its values their passwords.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UserPasswordCredential {
     /// Where they are.
@@ -36,6 +39,7 @@ pub struct UserPasswordCredential {
 
 /// Where credentials are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CredentialSource {
     /// In a Secret.
@@ -45,6 +49,7 @@ pub struct CredentialSource {
 
 /// A Secret of the pod's namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CredentialSecret {
     /// Its name.
@@ -53,6 +58,7 @@ pub struct CredentialSecret {
 
 /// How SSH keys get into a guest: one of these.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SshPublicKeyPropagation {
     /// By a `cloudInitConfigDrive` volume, to the image's own user.
@@ -68,6 +74,7 @@ pub struct SshPublicKeyPropagation {
 
 /// How passwords get into a guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UserPasswordPropagation {
     /// By the guest's agent, while it runs.
@@ -77,11 +84,13 @@ pub struct UserPasswordPropagation {
 
 /// A way about which there is nothing more to say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Propagation {}
 
 /// Whose keys they become.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentUsers {
     /// Users of the guest.

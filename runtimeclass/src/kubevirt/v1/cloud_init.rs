@@ -8,6 +8,7 @@ use super::LocalReference;
 
 /// A seed of cloud-init's NoCloud or ConfigDrive data source. User data, network data, or both; each in one form at most.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CloudInit {
     /// `#cloud-config`, a script, or whatever else cloud-init takes.

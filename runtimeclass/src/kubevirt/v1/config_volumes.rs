@@ -5,6 +5,7 @@ use serde_json::Value;
 
 /// An object of the pod's namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LocalReference {
     /// Its name.
@@ -14,6 +15,7 @@ pub struct LocalReference {
 
 /// A ConfigMap.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConfigMapVolume {
     /// Its name.
@@ -29,6 +31,7 @@ pub struct ConfigMapVolume {
 
 /// A Secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretVolume {
     /// Its name.
@@ -44,6 +47,7 @@ pub struct SecretVolume {
 
 /// What the pod knows of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DownwardApiVolume {
     /// What is in which file.
@@ -56,6 +60,7 @@ pub struct DownwardApiVolume {
 
 /// One of its files. The kubelet writes it, so that what is in it is not looked at here.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DownwardApiFile {
     /// Its place.
@@ -73,6 +78,7 @@ pub struct DownwardApiFile {
 
 /// A service account's token.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceAccountVolume {
     /// The account, which has to be the pod's.
@@ -82,6 +88,7 @@ pub struct ServiceAccountVolume {
 
 /// The answers to the questions that Windows asks when it is set up, from one of the two.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SysprepVolume {
     /// A Secret.

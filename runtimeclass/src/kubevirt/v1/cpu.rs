@@ -2,8 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::FeatureState;
+
 /// Processors: their layout, whose product is the number of vCPUs, and what they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Cpu {
     /// Cores in a socket.
@@ -31,6 +34,7 @@ pub struct Cpu {
 
 /// One feature of a processor.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CpuFeature {
     /// Its name, libvirt's.
@@ -50,15 +54,33 @@ impl Cpu {
 
 /// Features of the machine as a whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Features {
     /// How KVM shows itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kvm: Option<FeatureKvm>,
+    /// ACPI, which every machine has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acpi: Option<FeatureState>,
+    /// APICs, which every machine has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apic: Option<FeatureApic>,
+}
+
+/// The interrupt controllers of a machine's processors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FeatureApic {
+    /// They are there: true, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
 }
 
 /// How KVM shows itself to the guest.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FeatureKvm {
     /// Not at all.

@@ -6,6 +6,7 @@ use super::{Disk, Interface};
 
 /// A machine's devices.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Devices {
     /// Disks, in the order the guest finds them; each shows the volume of its name.
@@ -42,5 +43,6 @@ pub struct Devices {
 
 /// A source of randomness for the guest; it has no options.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rng {}

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A disk of the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(clippy::struct_field_names, reason = "KubeVirt's names")]
 pub struct Disk {
@@ -50,6 +51,7 @@ impl Disk {
 
 /// How a disk is attached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DiskTarget {
     /// `virtio`, also where left out.
@@ -62,6 +64,7 @@ pub struct DiskTarget {
 
 /// How a read-only medium is attached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CdromTarget {
     /// `virtio`, also where left out.
@@ -74,6 +77,7 @@ pub struct CdromTarget {
 
 /// The units that a disk says it is read and written in: one of the two.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BlockSize {
     /// These.
@@ -86,6 +90,7 @@ pub struct BlockSize {
 
 /// Block sizes in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CustomBlockSize {
     /// The smallest unit that can be read and written.
@@ -96,6 +101,7 @@ pub struct CustomBlockSize {
 
 /// Whether something is on; it is where left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FeatureState {
     /// Whether it is.

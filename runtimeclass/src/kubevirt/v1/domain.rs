@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cpu, Devices, Features};
+use super::{Cpu, Devices, Features, PullPolicy};
 use crate::Quantity;
 
 /// A machine's hardware.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DomainSpec {
     /// Processors.
@@ -29,12 +30,26 @@ pub struct DomainSpec {
     /// What the machine as a whole can do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<Features>,
+    /// Which machine it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
     /// Disks, interfaces and the like.
     pub devices: Devices,
 }
 
+/// Which machine it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Machine {
+    /// `vireo-1`; `q35` and nothing at all, which manifests written for KubeVirt say, mean the same.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+}
+
 /// The guest's RAM.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Memory {
     /// Its size, bytes.
@@ -47,6 +62,7 @@ pub struct Memory {
 
 /// Huge pages behind the guest's RAM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Hugepages {
     /// `2Mi` or `1Gi`.
@@ -55,6 +71,7 @@ pub struct Hugepages {
 
 /// Amounts by resource name; `cpu` and `memory` are the supported ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ResourceRequirements {
     /// At least this much.
@@ -67,6 +84,7 @@ pub struct ResourceRequirements {
 
 /// What runs first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Firmware {
     /// The machine's UUID, as 8-4-4-4-12 hexadecimal digits.
@@ -85,6 +103,7 @@ pub struct Firmware {
 
 /// Firmware: one of the two, BIOS where neither is named.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bootloader {
     /// BIOS.
@@ -97,6 +116,7 @@ pub struct Bootloader {
 
 /// SeaBIOS.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bios {
     /// Its screen and keyboard are the serial console (default false).
@@ -106,6 +126,7 @@ pub struct Bios {
 
 /// OVMF.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Efi {
     /// Boot only what is signed (default false; true in KubeVirt).
@@ -118,6 +139,7 @@ pub struct Efi {
 
 /// What a machine's chassis calls itself (SMBIOS).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Chassis {
     /// Who made it.
@@ -139,6 +161,7 @@ pub struct Chassis {
 
 /// A kernel booted without firmware.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KernelBoot {
     /// Its command line.
@@ -151,6 +174,7 @@ pub struct KernelBoot {
 
 /// The image that a kernel comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KernelBootContainer {
     /// In a pod, the container's own image. For `vireo run`: left out, or `local`.
@@ -162,6 +186,12 @@ pub struct KernelBootContainer {
     /// The initial RAM disk, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initrd_path: Option<String>,
+    /// When the image is pulled. It is the pod's matter: shim and `vireo run` find what is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<PullPolicy>,
+    /// The secret of the image's registry, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_secret: Option<String>,
 }
 
 impl DomainSpec {

@@ -6,6 +6,7 @@ use super::{AccessCredential, DomainSpec, Interface, InterfaceMasquerade, Networ
 
 /// One machine: its hardware, its volumes, its networks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualMachineInstanceSpec {
     /// `amd64`.
@@ -27,7 +28,7 @@ pub struct VirtualMachineInstanceSpec {
     pub start_strategy: Option<String>,
     /// Seconds between the power button and the plug.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub termination_grace_period_seconds: Option<i64>,
+    pub termination_grace_period_seconds: Option<u32>,
 }
 
 impl VirtualMachineInstanceSpec {

@@ -8,6 +8,7 @@ mod cpu;
 mod devices;
 mod disks;
 mod domain;
+#[rustfmt::skip]
 pub(crate) mod fields;
 mod instance;
 mod networks;
@@ -24,11 +25,11 @@ pub use config_volumes::{
     ConfigMapVolume, DownwardApiFile, DownwardApiVolume, LocalReference, SecretVolume, ServiceAccountVolume,
     SysprepVolume,
 };
-pub use cpu::{Cpu, CpuFeature, FeatureKvm, Features};
+pub use cpu::{Cpu, CpuFeature, FeatureApic, FeatureKvm, Features};
 pub use devices::{Devices, Rng};
 pub use disks::{BlockSize, CdromTarget, CustomBlockSize, Disk, DiskTarget, FeatureState};
 pub use domain::{
-    Bios, Bootloader, Chassis, DomainSpec, Efi, Firmware, Hugepages, KernelBoot, KernelBootContainer, Memory,
+    Bios, Bootloader, Chassis, DomainSpec, Efi, Firmware, Hugepages, KernelBoot, KernelBootContainer, Machine, Memory,
     ResourceRequirements,
 };
 pub use instance::VirtualMachineInstanceSpec;
@@ -39,5 +40,5 @@ pub use networks::{
 pub use virtual_machine::{ObjectMeta, VirtualMachine, VirtualMachineInstanceTemplateSpec, VirtualMachineSpec};
 pub use volume_source::VolumeSource;
 pub use volumes::{
-    ClaimSource, ContainerDiskSource, DataVolumeSource, EmptyDiskSource, EphemeralSource, HostDisk, Volume,
+    ClaimSource, ContainerDiskSource, DataVolumeSource, EmptyDiskSource, EphemeralSource, HostDisk, PullPolicy, Volume,
 };

@@ -8,6 +8,7 @@ use crate::Cidr;
 
 /// A network interface of the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Interface {
     /// The network it attaches to.
@@ -47,6 +48,7 @@ impl Interface {
 
 /// What DHCPv4 tells a guest beside its network's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DhcpOptions {
     /// What to boot: option 67.
@@ -65,6 +67,7 @@ pub struct DhcpOptions {
 
 /// An option of one's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DhcpPrivateOption {
     /// 224 to 254 (RFC 3942).
@@ -75,16 +78,19 @@ pub struct DhcpPrivateOption {
 
 /// NAT between the pod's address and the guest's; it has no options.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct InterfaceMasquerade {}
 
 /// The guest stands where the pod's interface is; it has no options.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct InterfaceBridge {}
 
 /// A port of the pod that is passed on to the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(clippy::struct_field_names, reason = "KubeVirt's names")]
 pub struct Port {
@@ -100,6 +106,7 @@ pub struct Port {
 
 /// A network that an interface attaches to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Network {
     /// Joins it with an interface.
@@ -121,6 +128,7 @@ impl Network {
 
 /// The pod's own network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodNetwork {
     /// The guest's own IPv4 network under masquerade: [`DEFAULT_CIDR`] where left out.
@@ -150,6 +158,7 @@ impl PodNetwork {
 
 /// A network that Multus gives the pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MultusNetwork {
     /// The `NetworkAttachmentDefinition`: `name` or `namespace/name`.

@@ -9,6 +9,7 @@ use super::VirtualMachineInstanceSpec;
 
 /// A guest, and whether it should run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualMachine {
     /// `kubevirt.io/v1`.
@@ -27,10 +28,17 @@ pub struct VirtualMachine {
 
 /// The part of Kubernetes' object metadata that Vireo reads; the rest is kept as it is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ObjectMeta {
     /// The object's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// What it is found by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What else is said of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// Everything else.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
@@ -38,6 +46,7 @@ pub struct ObjectMeta {
 
 /// What is wanted of a guest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualMachineSpec {
     /// `Always`, `Halted`, `Manual`, `RerunOnFailure` or `Once`.
@@ -52,6 +61,7 @@ pub struct VirtualMachineSpec {
 
 /// The instance that a `VirtualMachine` runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualMachineInstanceTemplateSpec {
     /// Labels and annotations of the instance.

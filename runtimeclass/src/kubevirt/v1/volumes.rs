@@ -7,6 +7,7 @@ use crate::Quantity;
 
 /// A volume: a name and one source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(clippy::struct_field_names, reason = "KubeVirt's names")]
 pub struct Volume {
@@ -55,6 +56,7 @@ pub struct Volume {
 
 /// A disk image inside a container image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ContainerDiskSource {
     /// The image; the pod's container runs it.
@@ -62,10 +64,29 @@ pub struct ContainerDiskSource {
     /// The disk image's absolute path in it; where left out, the one file of `/disk`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// When the image is pulled. It is the pod's matter: shim and `vireo run` find what is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<PullPolicy>,
+    /// The secret of the image's registry, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_secret: Option<String>,
+}
+
+/// When an image is pulled, the most eager first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub enum PullPolicy {
+    /// Always.
+    Always,
+    /// Where it isn't there.
+    IfNotPresent,
+    /// Never.
+    Never,
 }
 
 /// A disk image of the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HostDisk {
     /// Where it is.
@@ -80,6 +101,7 @@ pub struct HostDisk {
 
 /// A DataVolume of the pod's namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DataVolumeSource {
     /// Its name, which is its claim's.
@@ -88,6 +110,7 @@ pub struct DataVolumeSource {
 
 /// A disk that others filled, under an overlay.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EphemeralSource {
     /// What holds it.
@@ -97,6 +120,7 @@ pub struct EphemeralSource {
 
 /// A PersistentVolumeClaim of the pod's namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClaimSource {
     /// Its name.
@@ -108,6 +132,7 @@ pub struct ClaimSource {
 
 /// A new disk without content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EmptyDiskSource {
     /// Its size.
