@@ -11,6 +11,8 @@
 //! [`Command::Launch`] comes first and once, with the files that its config names; console commands are taken from
 //! [`Event::Ready`] on. [`Event::Refused`] and [`Event::Ended`] are the VMM's last word.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{JailConfig, MachineConfig};
@@ -22,6 +24,8 @@ pub use crate::virtio::balloon::{Report as MemoryReport, Statistics as MemorySta
 pub const MAX_PACKET: usize = 64 << 10;
 /// The most descriptors in one packet: Linux's own bound (`SCM_MAX_FD`).
 pub const MAX_FDS: usize = 253;
+/// How long a guest may take to power off for a [`Request::Reboot`]; one that does so later means it.
+pub const REBOOT_LIMIT: Duration = Duration::from_mins(5);
 
 /// To the VMM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +109,8 @@ pub enum Request {
         /// Whether it is in.
         up: bool,
     },
+    /// Press the power button, and begin anew if the guest powers off within [`REBOOT_LIMIT`]. A reset, or another press, ends that.
+    Reboot,
 }
 
 impl Request {
@@ -121,6 +127,7 @@ impl From<Request> for Action {
             Request::Resume => Self::Resume,
             Request::Reset => Self::Reset,
             Request::PowerButton => Self::PowerButton,
+            Request::Reboot => Self::Reboot,
             Request::Nmi => Self::Nmi,
             Request::SetLink { .. } => Self::Link,
         }

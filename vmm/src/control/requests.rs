@@ -3,8 +3,9 @@
 //! Everything here happens on the event thread, which is none of the machine's own: it may wait for vCPUs and device threads.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::message::{Answer, Event, PauseReason, Request};
+use super::message::{Answer, Event, PauseReason, REBOOT_LIMIT, Request};
 use super::serve::{Body, Guest, Process, Shared, Still, chain, lock};
 use crate::machine::lifecycle::{Action, Refusal, State};
 
@@ -36,7 +37,7 @@ impl Process {
 
     /// Takes one step with the machine, or says why not. A machine that can't go on afterwards has ended.
     pub(super) fn act(&mut self, shared: &Shared, action: Action) -> Result<(), String> {
-        let Some(guest) = self.guest.take() else {
+        let Some(mut guest) = self.guest.take() else {
             return Err(if self.over() { Refusal::Ended } else { Refusal::NotStarted }.to_string());
         };
         if let Err(refusal) = guest.body.state().after(action) {
@@ -61,7 +62,8 @@ impl Process {
                 self.guest = Some(guest);
                 Ok(())
             }
-            Action::PowerButton => {
+            Action::PowerButton | Action::Reboot => {
+                guest.reboots = (action == Action::Reboot).then(|| Instant::now() + REBOOT_LIMIT);
                 match &guest.body {
                     Body::Running(running) | Body::Paused(Still::Running(running)) => running.power_button(),
                     Body::Built(machine) | Body::Paused(Still::Fresh(machine)) => machine.power_button(),
@@ -143,7 +145,7 @@ impl Process {
 
     /// Puts a new machine in the place of the old one, running or paused as that was.
     pub(super) fn reset(&mut self, shared: &Shared, guest: Guest) -> Result<(), String> {
-        let Guest { plan, body, run } = guest;
+        let Guest { plan, body, run, reboots: _ } = guest;
         let paused = match body {
             Body::Running(running) => {
                 running.stop();
@@ -164,7 +166,7 @@ impl Process {
             Err(error) => return Err(self.lost(error)),
         };
         let body = if paused { Body::Paused(Still::Fresh(machine)) } else { Body::Built(machine) };
-        let guest = Guest { plan, body, run: run + 1 };
+        let guest = Guest { plan, body, run: run + 1, reboots: None };
         if paused {
             self.guest = Some(guest);
             return Ok(());

@@ -12,7 +12,7 @@ use std::error::Error as StdError;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::EventSet;
 
@@ -59,6 +59,8 @@ pub(super) struct Guest {
     pub body: Body,
     /// Counts resets: what an earlier machine had to say counts no more.
     pub run: u64,
+    /// Up to then a power-off is a reboot.
+    pub reboots: Option<Instant>,
 }
 
 pub(super) enum Body {
@@ -153,7 +155,7 @@ impl Process {
             Command::Launch { machine, jail } if self.guest.is_none() && self.over.is_none() => {
                 match self.launch(*machine, jail, files) {
                     Ok((plan, machine)) => {
-                        self.guest = Some(Guest { plan, body: Body::Built(machine), run: 0 });
+                        self.guest = Some(Guest { plan, body: Body::Built(machine), run: 0, reboots: None });
                         self.tell(&Event::Ready);
                     }
                     Err(refusal) => {
@@ -293,12 +295,12 @@ impl Process {
     fn ended(&mut self, shared: &Shared, run: u64, outcome: Outcome) -> bool {
         let Some(guest) = self.guest.take_if(|guest| guest.run == run) else { return self.over() };
         let end = match outcome {
-            Outcome::Reset => {
+            Outcome::PowerOff if guest.reboots.is_none_or(|until| Instant::now() >= until) => End::PowerOff,
+            Outcome::Reset | Outcome::PowerOff => {
                 // What goes wrong is told as the machine's end.
                 let _ = self.reset(shared, guest);
                 return self.over();
             }
-            Outcome::PowerOff => End::PowerOff,
             Outcome::GuestPanic => End::GuestPanic,
             Outcome::TripleFault => End::TripleFault,
             Outcome::KvmError(what) => End::KvmError(what),

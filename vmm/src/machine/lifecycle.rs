@@ -3,7 +3,7 @@
 //! ```text
 //!          start                    pause (asked for, or by a device)
 //! Built ───────────> Running ─────────────────────────────> Paused ──┐ reset
-//!   │ start, paused     │ ^ └ reset, power button, NMI        │ ^    │ power button
+//!   │ start, paused     │ ^ └ reset, power button, NMI, …     │ ^    │ power button
 //!   └───────────────────│─│───────────────────────────────────│─┘ <──┘
 //!                       │ └───────────────── resume ──────────┤
 //!                       v                                     v
@@ -12,7 +12,8 @@
 //! A network card's link can be changed at any time.
 //!
 //! A reset leaves a machine as it was, running or paused: a paused one has its first instruction before it again. A power button
-//! pressed in a pause is latched and seen once the guest runs. An NMI would have nobody to take it, so it is refused then.
+//! pressed in a pause is latched and seen once the guest runs. An NMI would have nobody to take it, so it is refused then, and so
+//! is a reboot, for which a guest has only so long.
 //! A guest may end, or reset itself, while a pause is under way; that is not lost, and counts as having come before it.
 
 /// Where a machine is.
@@ -43,6 +44,8 @@ pub enum Action {
     Reset,
     /// Press the ACPI power button.
     PowerButton,
+    /// Press it, and begin anew once the guest has powered off.
+    Reboot,
     /// A non-maskable interrupt to every vCPU.
     Nmi,
     /// Plug a network card's cable in, or pull it.
@@ -78,7 +81,7 @@ impl State {
         match (self, action) {
             (Self::Built, Action::Link) => Ok(Self::Built),
             (Self::Built, Action::Start)
-            | (Self::Running, Action::Reset | Action::PowerButton | Action::Nmi | Action::Link)
+            | (Self::Running, Action::Reset | Action::PowerButton | Action::Reboot | Action::Nmi | Action::Link)
             | (Self::Paused, Action::Resume) => Ok(Self::Running),
             (Self::Built, Action::StartPaused)
             | (Self::Running, Action::Pause)
@@ -88,7 +91,7 @@ impl State {
             (Self::Running | Self::Paused, Action::Start | Action::StartPaused) => Err(Refusal::Started),
             (Self::Running, Action::Resume) => Err(Refusal::NotPaused),
             (Self::Paused, Action::Pause) => Err(Refusal::Paused),
-            (Self::Paused, Action::Nmi) => Err(Refusal::Still),
+            (Self::Paused, Action::Nmi | Action::Reboot) => Err(Refusal::Still),
         }
     }
 }
@@ -103,6 +106,7 @@ impl Action {
             Self::Resume => "resume",
             Self::Reset => "reset",
             Self::PowerButton => "power button",
+            Self::Reboot => "reboot",
             Self::Nmi => "NMI",
             Self::Link => "link",
         }
@@ -113,7 +117,7 @@ impl Action {
 mod tests {
     use super::*;
 
-    const ACTIONS: [Action; 8] = [
+    const ACTIONS: [Action; 9] = [
         Action::Start,
         Action::StartPaused,
         Action::Pause,
@@ -121,6 +125,7 @@ mod tests {
         Action::Reset,
         Action::PowerButton,
         Action::Nmi,
+        Action::Reboot,
         Action::Link,
     ];
 
@@ -129,20 +134,20 @@ mod tests {
         use Refusal as No;
         use State::{Built, Ended, Paused, Running};
         let table = [
-            (Built, [Ok(Running), Ok(Paused)], [Err(No::NotStarted); 5], Ok(Built)),
+            (Built, [Ok(Running), Ok(Paused)], [Err(No::NotStarted); 6], Ok(Built)),
             (
                 Running,
                 [Err(No::Started); 2],
-                [Ok(Paused), Err(No::NotPaused), Ok(Running), Ok(Running), Ok(Running)],
+                [Ok(Paused), Err(No::NotPaused), Ok(Running), Ok(Running), Ok(Running), Ok(Running)],
                 Ok(Running),
             ),
             (
                 Paused,
                 [Err(No::Started); 2],
-                [Err(No::Paused), Ok(Running), Ok(Paused), Ok(Paused), Err(No::Still)],
+                [Err(No::Paused), Ok(Running), Ok(Paused), Ok(Paused), Err(No::Still), Err(No::Still)],
                 Ok(Paused),
             ),
-            (Ended, [Err(No::Ended); 2], [Err(No::Ended); 5], Err(No::Ended)),
+            (Ended, [Err(No::Ended); 2], [Err(No::Ended); 6], Err(No::Ended)),
         ];
         for (state, starts, others, link) in table {
             for (action, expected) in ACTIONS.into_iter().zip(starts.into_iter().chain(others).chain([link])) {

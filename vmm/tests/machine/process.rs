@@ -220,6 +220,30 @@ fn a_reset_of_a_paused_machine_leaves_it_paused() {
 }
 
 #[test]
+fn a_guest_that_powers_off_for_a_reboot_begins_anew() {
+    let (vmm, mut console) = prompting();
+    assert_eq!(vmm.refused(Request::Reboot), "reboot: the machine has not been started");
+    vmm.client().send(&Command::Start { paused: false }, &[]).unwrap();
+    assert!(matches!(vmm.event(), Event::Started { .. }));
+    expect(&mut console, ">");
+    vmm.done(Request::Pause, &[Event::Paused(PauseReason::User)]);
+    assert_eq!(vmm.refused(Request::Reboot), "reboot: the machine is paused; resume it first");
+    vmm.done(Request::Resume, &[Event::Resumed]);
+    for _ in 0..2 {
+        vmm.done(Request::Reboot, &[]);
+        type_in(&mut console, "x");
+        assert_eq!(vmm.event(), Event::Rebooted);
+        expect(&mut console, ">");
+    }
+    // Whoever presses the button afterwards wants it off.
+    vmm.done(Request::Reboot, &[]);
+    vmm.done(Request::PowerButton, &[]);
+    type_in(&mut console, "x");
+    assert_eq!(vmm.event(), Event::Ended(End::PowerOff));
+    assert_eq!(vmm.exit_code(), 0);
+}
+
+#[test]
 fn a_machine_started_paused_starts_when_resumed() {
     let (vmm, mut console) = prompting();
     vmm.client().send(&Command::Start { paused: true }, &[]).unwrap();

@@ -256,9 +256,10 @@ fn over_its_limit_a_disk_is_slow_and_loses_nothing() {
     let bytes = Some(Rate { per_second: 50 * 512, burst: 52 });
     for prepared in [false, true] {
         assert!(!prepared || ring::prepare(2), "this host has io_uring");
-        // Seven wait 20 ms each, whichever queue they are in, less what the first finds in the bucket.
-        assert!(eight_writes(RateLimit { operations, bytes: None }) >= Duration::from_millis(138));
-        assert!(eight_writes(RateLimit { operations: None, bytes }) >= Duration::from_millis(138));
+        // Seven wait 20 ms each, whichever queue they are in, less what the first finds in the bucket; and where both queues
+        // look into it at the same moment, the last two pass together.
+        assert!(eight_writes(RateLimit { operations, bytes: None }) >= Duration::from_millis(118));
+        assert!(eight_writes(RateLimit { operations: None, bytes }) >= Duration::from_millis(118));
     }
 }
 
