@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+/// The OCI spec.
+pub const SPEC: &str = "config.json";
 /// CRI's word on what a container is.
-const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+pub const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 /// CRI's id of the pod that a container belongs to.
-const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
+pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 
 /// A bundle can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +43,7 @@ pub enum BundleError {
 /// The part that a container plays in its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The pause container, which holds the pod's cgroup and nothing else.
+    /// The pause container, or the sandbox that containerd asks for in its place: it holds the pod's cgroup and nothing else.
     Sandbox,
     /// A virtual machine. A container without CRI's annotations is one too.
     Machine,
@@ -57,9 +59,13 @@ pub struct Bundle {
 impl Bundle {
     /// Reads the bundle at `path`.
     pub fn open(path: &Path) -> Result<Bundle, BundleError> {
-        let spec =
-            Spec::load(path.join("config.json")).map_err(|source| BundleError::Spec { path: path.into(), source })?;
+        let spec = Spec::load(path.join(SPEC)).map_err(|source| BundleError::Spec { path: path.into(), source })?;
         Ok(Bundle { path: path.into(), spec })
+    }
+
+    /// Reads the bundle at `path`; none if it has no OCI spec, as that of a sandbox before `CreateSandbox`.
+    pub fn open_described(path: &Path) -> Result<Option<Bundle>, BundleError> {
+        if path.join(SPEC).exists() { Bundle::open(path).map(Some) } else { Ok(None) }
     }
 
     /// The folder.
@@ -148,6 +154,7 @@ pub(crate) mod tests {
 
     #[test]
     fn no_spec_names_the_bundle() {
+        assert!(Bundle::open_described(Path::new("/nonexistent")).unwrap().is_none());
         let error = Bundle::open(Path::new("/nonexistent")).unwrap_err();
         assert!(error.to_string().starts_with("bundle /nonexistent: config.json can't be read"));
     }

@@ -3,16 +3,17 @@
 //! ```text
 //! main ── bootstrap                       what containerd runs: start, delete, -v, -info, and the server
 //!            │
-//!         service                         containerd's Task calls (v2 and v3) and its events; the machine's own service
+//!         service                         containerd's Task (v2 and v3) and Sandbox calls and its events; the machine's own service
 //!            │
 //!          pod ── stdio guest_agent       one pod, its containers, its machine: the state machine
 //!            │
 //!  translate network volume vsock launch   a spec becomes a machine, a network, open files, a process
 //!            │
-//!   bundle cgroup cpuset rootfs sweep log  the ground: what containerd left on disk, what the kernel holds for a pod
+//!  bundle sandbox_config cgroup cpuset    the ground: what containerd says and left on disk, what the kernel
+//!  rootfs sweep records log               holds for a pod, and which shims there are
 //! ```
 //!
-//! The sandbox container has no process: the shim answers for it. The app container is a virtual machine, run by one
+//! The sandbox, a pause container or not, has no process: the shim answers for it. The app container is a virtual machine, run by one
 //! `vireo-vmm` child that lives in the container's cgroup and dies with the shim.
 #![deny(unsafe_code)]
 
@@ -29,8 +30,11 @@ pub mod log;
 pub mod network;
 pub mod node_config;
 pub mod pod;
+pub mod process_id;
 mod ready;
+pub mod records;
 pub mod rootfs;
+pub mod sandbox_config;
 pub mod service;
 pub mod stdio;
 pub mod sweep;

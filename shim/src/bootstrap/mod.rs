@@ -20,7 +20,9 @@ use containerd_shim::Flags;
 use containerd_shim::protos::protobuf::Message as _;
 use containerd_shim::protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 
-use crate::sweep;
+use vireo_runtimeclass::machine_service;
+
+use crate::{records, sweep};
 
 /// The runtime's name in containerd's configuration.
 const RUNTIME: &str = "io.containerd.vireo.v2";
@@ -37,7 +39,7 @@ pub fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 // Nobody listens there any more, and `start` may be gone.
-                let _ = std::fs::remove_file(&flags.socket);
+                let _ = records::remove(Path::new(machine_service::FOLDER), Path::new(&flags.socket));
                 // `start` adds who it is. It may be gone.
                 let _ = write!(io::stdout(), "{error:#}");
                 ExitCode::FAILURE

@@ -2,16 +2,19 @@
 //!
 //! | containerd | input | answer |
 //! |---|---|---|
-//! | 1.6, 1.7 | flags, environment | the bare address, which means Task version 2 |
-//! | 2.0 to 2.2 | the same, `MAX_SHIM_VERSION` of 3 or more | JSON |
+//! | 1.6 to 2.2 | flags, environment | the bare address, which means Task version 2 |
 //! | 2.3 and later | `BootstrapParams` on stdin | `BootstrapResult` |
+//!
+//! `MAX_SHIM_VERSION` is 2 with all of them. To a shim of version 3 containerd sends a pod's later containers without `start`, and it has nothing swept
+//! for them when the shim dies: their cgroups would stay. So the answer is version 2 also where 3 would be taken; what that adds, streams
+//! over the shim's own connection, is not used.
 
 use containerd_shim::bootstrap::{BootstrapParams, BootstrapResult};
 use containerd_shim::protos::protobuf::Message as _;
 use containerd_shim::{Flags, StartOpts};
 
-/// The Task version that a current containerd is told.
-const VERSION: i32 = 3;
+/// The Task version that containerd is told.
+const VERSION: i32 = 2;
 /// How the server speaks.
 const PROTOCOL: &str = "ttrpc";
 
@@ -20,8 +23,6 @@ const PROTOCOL: &str = "ttrpc";
 pub enum Form {
     /// The address alone.
     Bare,
-    /// JSON with a version.
-    Json,
     /// A protobuf message.
     Protobuf,
 }
@@ -33,19 +34,13 @@ pub struct Environment {
     pub ttrpc_address: String,
     /// `GRPC_ADDRESS`.
     pub grpc_address: String,
-    /// `MAX_SHIM_VERSION`.
-    pub max_version: String,
 }
 
 impl Environment {
     /// This process's.
     pub fn read() -> Environment {
         let variable = |name| std::env::var(name).unwrap_or_default();
-        Environment {
-            ttrpc_address: variable("TTRPC_ADDRESS"),
-            grpc_address: variable("GRPC_ADDRESS"),
-            max_version: variable("MAX_SHIM_VERSION"),
-        }
+        Environment { ttrpc_address: variable("TTRPC_ADDRESS"), grpc_address: variable("GRPC_ADDRESS") }
     }
 }
 
@@ -61,10 +56,6 @@ pub fn parse(input: &[u8], flags: &Flags, environment: Environment) -> (StartOpt
         return (opts, Form::Protobuf);
     }
     let address = if flags.address.is_empty() { environment.grpc_address } else { flags.address.clone() };
-    let form = match environment.max_version.parse::<i32>() {
-        Ok(version) if version >= VERSION => Form::Json,
-        _ => Form::Bare,
-    };
     let opts = StartOpts {
         id: flags.id.clone(),
         namespace: flags.namespace.clone(),
@@ -73,16 +64,13 @@ pub fn parse(input: &[u8], flags: &Flags, environment: Environment) -> (StartOpt
         debug: flags.debug,
         ..StartOpts::default()
     };
-    (opts, form)
+    (opts, Form::Bare)
 }
 
 /// The answer with the server's `address`.
 pub fn reply(form: Form, address: &str) -> anyhow::Result<Vec<u8>> {
     Ok(match form {
         Form::Bare => address.as_bytes().to_vec(),
-        Form::Json => {
-            serde_json::to_vec(&serde_json::json!({ "version": VERSION, "address": address, "protocol": PROTOCOL }))?
-        }
         Form::Protobuf => BootstrapResult {
             version: VERSION,
             address: address.into(),
@@ -108,27 +96,16 @@ mod tests {
         }
     }
 
-    fn environment(max_version: &str) -> Environment {
-        Environment { ttrpc_address: "/ttrpc".into(), grpc_address: "/grpc".into(), max_version: max_version.into() }
+    fn environment() -> Environment {
+        Environment { ttrpc_address: "/ttrpc".into(), grpc_address: "/grpc".into() }
     }
 
     #[test]
-    fn containerd_1_gets_a_bare_address() {
-        for version in ["", "2"] {
-            let (opts, form) = parse(&[], &flags(), environment(version));
-            assert_eq!((form, opts.ttrpc_address.as_str()), (Form::Bare, "/ttrpc"));
-            assert_eq!(opts.address, "/run/containerd/containerd.sock");
-        }
+    fn without_params_the_answer_is_a_bare_address() {
+        let (opts, form) = parse(&[], &flags(), environment());
+        assert_eq!((form, opts.ttrpc_address.as_str()), (Form::Bare, "/ttrpc"));
+        assert_eq!(opts.address, "/run/containerd/containerd.sock");
         assert_eq!(reply(Form::Bare, "unix:///s").unwrap(), b"unix:///s");
-    }
-
-    #[test]
-    fn containerd_2_gets_json() {
-        let (_, form) = parse(&[], &flags(), environment("3"));
-        assert_eq!(form, Form::Json);
-        let json: serde_json::Value = serde_json::from_slice(&reply(form, "unix:///s").unwrap()).unwrap();
-        assert_eq!(json["version"], 3);
-        assert_eq!(json["address"], "unix:///s");
     }
 
     #[test]
@@ -140,19 +117,19 @@ mod tests {
             socket_dir: Some("/run/x".into()),
             ..Default::default()
         };
-        let (opts, form) = parse(&params.write_to_bytes().unwrap(), &flags(), environment("3"));
+        let (opts, form) = parse(&params.write_to_bytes().unwrap(), &flags(), environment());
         assert_eq!((form, opts.ttrpc_address.as_str()), (Form::Protobuf, "/from-params"));
         assert!(opts.socket_address("abc").starts_with("unix:///run/x/"));
         let result = BootstrapResult::parse_from_bytes(&reply(form, "unix:///s").unwrap()).unwrap();
-        assert_eq!((result.version, result.address.as_str()), (3, "unix:///s"));
+        assert_eq!((result.version, result.address.as_str()), (2, "unix:///s"));
     }
 
     #[test]
     fn options_are_not_taken_for_params() {
         let options = Any { type_url: "containerd.runc.v1.Options".into(), ..Default::default() };
-        let (_, form) = parse(&options.write_to_bytes().unwrap(), &flags(), environment("2"));
+        let (_, form) = parse(&options.write_to_bytes().unwrap(), &flags(), environment());
         assert_eq!(form, Form::Bare);
-        let (_, form) = parse(&[0xff, 0xfe, 0x01], &flags(), environment("2"));
+        let (_, form) = parse(&[0xff, 0xfe, 0x01], &flags(), environment());
         assert_eq!(form, Form::Bare);
     }
 }

@@ -3,7 +3,7 @@
 //! Everything runs on the main thread. That is no economy alone: a VMM is bound to the thread that cloned it
 //! (`PR_SET_PDEATHSIG`), which must live as long as the shim does.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
@@ -22,8 +22,9 @@ use crate::bundle;
 use crate::bundle_watch::BundleWatch;
 use crate::pod::Pod;
 use crate::pod::build::Launcher;
-use crate::service::{events, task};
-use crate::sweep::ProcessId;
+use crate::process_id::ProcessId;
+use crate::records::{self, Records};
+use crate::service::{events, sandbox, task};
 
 /// What `start` hears from a server that serves.
 pub(super) const SERVES: &str = "serves";
@@ -37,6 +38,8 @@ pub fn serve(flags: &Flags) -> anyhow::Result<()> {
     // Before anything else: a server that nobody can name is one that nobody can end.
     let own = ProcessId::of(std::process::id()).context("the shim's own process")?;
     bundle::write(&path, "shim.pid", &own.to_string())?;
+    let (records, socket) = (Path::new(machine_service::FOLDER), Path::new(&flags.socket));
+    Records::lock(records).and_then(|records| records.write(socket, own)).context("the shim's record in /run/vireo")?;
     let ttrpc_address = std::env::var("TTRPC_ADDRESS").context("TTRPC_ADDRESS")?;
     let nowhere = File::options().read(true).write(true).open("/dev/null").context("/dev/null")?;
     let listener = UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned().context("stdin")?);
@@ -48,11 +51,9 @@ pub fn serve(flags: &Flags) -> anyhow::Result<()> {
         tokio::spawn(events::deliver(ttrpc_address, head));
         let pod = Pod::new(Arc::new(Launcher), publisher.clone());
         let listener = Listener::try_from(listener).context("the socket")?;
-        let mut server = Server::new().add_listener(listener).register_service(task::services(
-            pod.clone(),
-            &flags.namespace,
-            machine_service::FOLDER.into(),
-        ));
+        let tasks = task::services(pod.clone(), &flags.namespace, machine_service::FOLDER.into());
+        let sandbox = sandbox::services(pod.clone());
+        let mut server = Server::new().add_listener(listener).register_service(tasks).register_service(sandbox);
         server.start().await.context("the ttrpc server")?;
         ignore_signals()?;
         // `start` waits for this word and for the end of the pipe: one that ends without it is a dead server's.
@@ -64,7 +65,7 @@ pub fn serve(flags: &Flags) -> anyhow::Result<()> {
             () = abandoned(&bundle, &pod) => log::warn!("containerd has removed the pod before it was made"),
         }
         // The address is free first: a container of the same pod that starts now gets a new shim.
-        let _ = fs::remove_file(Path::new(&flags.socket));
+        let _ = records::remove(records, socket);
         publisher.flush(LAST_EVENTS).await;
         log::info!("the shim ends");
         // containerd waits for the connection to close and for nothing else.

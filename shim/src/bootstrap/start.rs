@@ -4,7 +4,8 @@
 //! returns when the server closes its stdout; anything but [`SERVES`] that comes out of it before is why it failed.
 //!
 //! Invariant: whenever this process is killed, what it has left is found by what stands in the bundle (`address` before the
-//! socket is made, `shim.pid` as the server's first act), or ends with the bundle ([`BundleWatch`](crate::bundle_watch)).
+//! socket is made, `shim.pid` as the server's first act), or ends with the bundle ([`BundleWatch`](crate::bundle_watch)); what the bundle's end
+//! leaves is found by the shim's [record](crate::records).
 
 use std::fs;
 use std::io::{ErrorKind, Read as _};
@@ -18,11 +19,14 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, bail};
 use containerd_shim::{Flags, StartOpts};
 use nix::sys::stat::{Mode, umask};
+use vireo_runtimeclass::machine_service;
 
 use super::params::{self, Environment};
 use super::server::SERVES;
 use super::stdin;
 use crate::bundle::{self, Bundle};
+use crate::process_id::ProcessId;
+use crate::records::{self, Records};
 
 /// Does `start`; returns what goes to stdout.
 pub fn start(flags: &Flags, path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -31,8 +35,8 @@ pub fn start(flags: &Flags, path: &Path) -> anyhow::Result<Vec<u8>> {
     if opts.ttrpc_address.is_empty() {
         bail!("TTRPC_ADDRESS is not set: containerd's address for events is needed");
     }
-    let bundle = Bundle::open(path)?;
-    let address = opts.socket_address(bundle.sandbox_id().unwrap_or(&opts.id));
+    let bundle = Bundle::open_described(path)?;
+    let address = opts.socket_address(bundle.as_ref().and_then(Bundle::sandbox_id).unwrap_or(&opts.id));
     let socket = Path::new(address.strip_prefix("unix://").unwrap_or(&address));
     bundle::write(path, "address", &address)?;
     if UnixStream::connect(socket).is_err() {
@@ -43,11 +47,19 @@ pub fn start(flags: &Flags, path: &Path) -> anyhow::Result<Vec<u8>> {
 
 /// Leaves a server behind.
 fn spawn(opts: &StartOpts, bundle: &Path, socket: &Path) -> anyhow::Result<()> {
-    let listener = listen(socket).with_context(|| format!("socket {}", socket.display()))?;
-    let started = spawn_server(opts, bundle, socket, listener);
+    let folder = Path::new(machine_service::FOLDER);
+    let records = Records::lock(folder).with_context(|| format!("the shims' records in {}", folder.display()))?;
+    records.sweep(records::CONNECTED);
+    // Until the server has its own.
+    let own = ProcessId::of(std::process::id()).context("the process of start")?;
+    let listener = records.write(socket, own).and_then(|()| listen(socket));
+    drop(records);
+    let started = listener
+        .with_context(|| format!("socket {}", socket.display()))
+        .and_then(|listener| spawn_server(opts, bundle, socket, listener));
     if started.is_err() {
         // Nobody listens there.
-        let _ = fs::remove_file(socket);
+        let _ = records::remove(folder, socket);
     }
     started
 }

@@ -1,15 +1,17 @@
-//! cgroups-rs on this node's v2 hierarchy.
+//! cgroups-rs on this node's hierarchies.
 
 use std::error::Error as _;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::cpuset::CpuSetController;
 use cgroups_rs::fs::error::Error;
 use cgroups_rs::fs::pid::PidController;
-use cgroups_rs::fs::{Cgroup, Hierarchy, Subsystem};
+use cgroups_rs::fs::{Cgroup, Controller as _, Hierarchy, Subsystem};
 
-use super::path::hierarchy;
+use super::hierarchy::Folder;
 
 /// The v2 hierarchy below a folder: the one that cgroups-rs brings is always `/sys/fs/cgroup`.
 #[derive(Clone, Debug)]
@@ -42,16 +44,23 @@ impl Hierarchy for Unified {
     }
 }
 
-/// Makes the cgroup at `path` and its ancestors, and lets those hand down every controller that `/sys/fs/cgroup` has.
-/// One that can't be enabled shows when a limit needs it.
-pub fn make(path: &Path) -> io::Result<()> {
-    let root = hierarchy().map_err(io::Error::other)?;
-    // cgroups-rs panics at a path that isn't UTF-8.
-    let below = path.strip_prefix(&root).ok().and_then(Path::to_str).ok_or(io::ErrorKind::InvalidInput)?;
-    Cgroup::new(Box::new(Unified(root)), below).map(drop).map_err(cause)
+/// Makes a cgroup's folder and those above it. v2's hand down every controller that `/sys/fs/cgroup` has; one that can't be enabled
+/// shows when a limit needs it. v1's CPU sets begin as those above them, without which they take no process.
+pub fn make(folder: &Folder) -> io::Result<()> {
+    if folder.is_v2() {
+        // cgroups-rs panics at a path that isn't UTF-8.
+        let below = folder.path.strip_prefix(folder.root()).ok().and_then(Path::to_str);
+        let below = below.ok_or(io::ErrorKind::InvalidInput)?;
+        Cgroup::new(Box::new(Unified(folder.root().into())), below).map(drop).map_err(cause)
+    } else if folder.has_v1("cpuset") {
+        folder.path.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+        CpuSetController::new(folder.path.clone(), PathBuf::new(), false).create().map_err(cause)
+    } else {
+        fs::create_dir_all(&folder.path)
+    }
 }
 
-/// The cgroup at `path`, for its statistics.
+/// v2's cgroup at `path`, for its statistics.
 pub fn load(path: &Path) -> Cgroup {
     Unified(path.into()).root_control_group()
 }

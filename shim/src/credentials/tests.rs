@@ -78,10 +78,13 @@ fn secrets_that_cannot_be_read_are_refused_by_their_field() {
 /// What an agent is asked: the command and its arguments. It refuses as often as told.
 fn asked(refusals: usize) -> (Agent, mpsc::UnboundedReceiver<(String, Value)>) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let (ours, port) = Agent::pair("test".to_owned()).unwrap();
+    let (reboots, rebooted) = tokio::sync::watch::channel(0);
+    let (ours, port) = Agent::pair("test".to_owned(), rebooted).unwrap();
     port.set_nonblocking(true).unwrap();
     let left = std::sync::atomic::AtomicUsize::new(refusals);
     tokio::spawn(agent(UnixStream::from_std(port).unwrap(), move |command, arguments| {
+        // The machine is there as long as its agent.
+        let _machine = &reboots;
         if !command.starts_with("guest-ssh") && !command.starts_with("guest-set") {
             return (command != "guest-sync-delimited")
                 .then(|| "{\"error\": {\"class\": \"X\", \"desc\": \"no\"}}\n".into());

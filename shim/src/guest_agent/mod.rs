@@ -5,6 +5,7 @@
 //! States: out of step → [`GuestAgent::sync`] → in step; a reply that doesn't come, or makes no sense, leads back. An agent that
 //! isn't there yet is waited for by `sync` with no deadline: what is sent to it waits at the machine's port.
 
+mod hold;
 mod messages;
 mod replies;
 mod shared;
@@ -53,6 +54,12 @@ pub enum AgentError {
         command: &'static str,
         /// How long was waited.
         limit: Duration,
+    },
+    /// The guest rebooted, and its agent with it.
+    #[error("guest agent: {command}: the guest rebooted before the answer")]
+    Rebooted {
+        /// The question.
+        command: &'static str,
     },
     /// What came is of no use.
     #[error("guest agent: {command}")]

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fmt;
+use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
 
@@ -18,6 +19,8 @@ const LAST_SIGNAL: libc::c_int = 64;
 pub enum Step {
     /// `prctl(PR_SET_PDEATHSIG)`.
     ParentDeath = 1,
+    /// `0` into v1's `cgroup.procs`.
+    Cgroup,
     /// `setsid`.
     Session,
     /// `/proc/self/oom_score_adj`.
@@ -28,10 +31,14 @@ pub enum Step {
     Execute,
 }
 
+const STEPS: [Step; 6] =
+    [Step::ParentDeath, Step::Cgroup, Step::Session, Step::OomScore, Step::Descriptors, Step::Execute];
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ParentDeath => "tie it to the shim's life",
+            Self::Cgroup => "enter its cgroup",
             Self::Session => "start a session",
             Self::OomScore => "set oom_score_adj",
             Self::Descriptors => "put its descriptors in place",
@@ -58,8 +65,7 @@ impl Failure {
     /// `None` if nothing, or nothing whole, came.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let &[step, a, b, c, d] = bytes else { return None };
-        let steps = [Step::ParentDeath, Step::Session, Step::OomScore, Step::Descriptors, Step::Execute];
-        let step = steps.into_iter().find(|s| *s as u8 == step)?;
+        let step = STEPS.into_iter().find(|s| *s as u8 == step)?;
         Some(Self { step, errno: i32::from_ne_bytes([a, b, c, d]) })
     }
 }
@@ -73,6 +79,8 @@ pub(super) struct Child<'a> {
     pub(super) binary: BorrowedFd<'a>,
     pub(super) arguments: Vec<CString>,
     pub(super) oom_score_adj: Option<Vec<u8>>,
+    /// v1's `cgroup.procs` files.
+    pub(super) cgroups: &'a [File],
 }
 
 /// A null-terminated array of pointers to the arguments of a [`Child`], which must outlive it.
@@ -104,6 +112,11 @@ impl Child<'_> {
         unsafe {
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
                 return Step::ParentDeath;
+            }
+            for cgroup in self.cgroups {
+                if libc::write(cgroup.as_raw_fd(), c"0".as_ptr().cast(), 1) < 0 {
+                    return Step::Cgroup;
+                }
             }
             // No terminal sends it signals.
             if libc::setsid() < 0 {
@@ -166,7 +179,7 @@ mod tests {
 
     #[test]
     fn failures_cross_the_pipe() {
-        for step in [Step::ParentDeath, Step::Session, Step::OomScore, Step::Descriptors, Step::Execute] {
+        for step in STEPS {
             let failure = Failure { step, errno: libc::EACCES };
             assert_eq!(Failure::decode(&failure.encode()), Some(failure));
         }

@@ -1,7 +1,7 @@
 //! Starts a VMM process and owns it: the only module of the shim with `unsafe` code.
 //!
-//! `clone3` puts the child into its namespaces and its cgroup before it runs a single instruction, so there is no moment in
-//! which it is anywhere else. Between `clone3` and `execveat` the child is a copy of a process whose other threads may hold any lock:
+//! `clone3` puts the child into its namespaces and its cgroup (v2) before it runs a single instruction, so there is no moment in
+//! which it is anywhere else; into v1's hierarchies it goes itself, before it becomes the VMM. Between `clone3` and `execveat` the child is a copy of a process whose other threads may hold any lock:
 //! it only makes system calls on what was prepared before ([`child`]).
 //!
 //! The kernel binds the child's death to the thread that calls [`launch`]: it must be one that lives as long as the process,
@@ -24,6 +24,7 @@ use vireo_vmm::config::{JailConfig, MachineConfig};
 use vireo_vmm::control::message::Command;
 use vireo_vmm::control::{self, Client};
 
+use crate::cgroup::Entrance;
 use child::{CONTROL_FD, Child, Failure};
 pub use identity::Identity;
 pub use vmm::{ExitStatus, Vmm};
@@ -33,8 +34,8 @@ pub use vmm::{ExitStatus, Vmm};
 pub struct Launch<'a> {
     /// The `vireo-vmm` binary, open.
     pub vmm: &'a File,
-    /// The directory of the cgroup (v2) that the process is born in; `None` is the caller's.
-    pub cgroup: Option<BorrowedFd<'a>>,
+    /// The cgroup that the process is in from its first instruction on; `None` is the caller's.
+    pub cgroup: Option<&'a Entrance>,
     /// How readily the kernel kills it for memory, -1000 to 1000; `None` is the caller's.
     pub oom_score_adj: Option<i32>,
     /// The machine.
@@ -59,7 +60,7 @@ pub enum LaunchError {
     },
     /// The process could not be made.
     #[error(
-        "launch vireo-vmm: clone3 into new namespaces and cgroup; this takes root and a cgroup v2 without children"
+        "launch vireo-vmm: clone3 into new namespaces and cgroup; this takes root and, with cgroup v2, one without children"
     )]
     Clone(#[source] io::Error),
     /// The process could not become the VMM.
@@ -112,8 +113,10 @@ pub fn launch(launch: Launch<'_>) -> Result<Vmm, LaunchError> {
         binary: binary.as_fd(),
         arguments: arguments(),
         oom_score_adj: launch.oom_score_adj.map(|score| score.to_string().into_bytes()),
+        cgroups: launch.cgroup.map_or(&[], |cgroup| &cgroup.v1),
     };
-    let (pid, pidfd) = start(&child, launch.jail.is_some(), launch.cgroup)?;
+    let into = launch.cgroup.and_then(|cgroup| cgroup.v2.as_ref()).map(AsFd::as_fd);
+    let (pid, pidfd) = start(&child, launch.jail.is_some(), into)?;
     // From here on the process has an owner, whatever fails.
     let vmm = Vmm::new(pid, pidfd, control, stderr);
     drop((their_control, their_stderr, their_failure));

@@ -36,11 +36,11 @@ pub struct Names {
 const MAX_ETC: u64 = 64 << 10;
 
 impl Names {
-    /// What stands in a pod's `/etc`, as containerd or the pod's own volumes mount it. Without it there are no names.
-    pub fn of(oci: &Spec) -> Self {
+    /// What stands in a pod's `/etc`, as containerd or the pod's own volumes mount it by the first spec that does. Without it there are no names.
+    pub fn of(specs: &[&Spec]) -> Self {
         let read = |path: &str| {
-            let mount = oci.mounts().iter().flatten().find(|mount| mount.destination() == Path::new(path))?;
-            read_small(mount.source().as_ref()?)
+            let mut mounts = specs.iter().flat_map(|spec| spec.mounts().iter().flatten());
+            read_small(mounts.find(|mount| mount.destination() == Path::new(path))?.source().as_ref()?)
         };
         Self::read(&read("/etc/resolv.conf").unwrap_or_default(), read("/etc/hostname").as_deref())
     }
@@ -292,7 +292,7 @@ mod tests {
         let hostname = |name: &str| {
             let mounts = serde_json::json!([{"destination": "/etc/hostname", "source": path(name)}]);
             let oci = serde_json::json!({"ociVersion": "1.0.2", "mounts": mounts});
-            Names::of(&serde_json::from_value(oci).unwrap()).hostname
+            Names::of(&[&serde_json::from_value(oci).unwrap()]).hostname
         };
         assert_eq!(hostname("hostname").as_deref(), Some("vm"));
         for other in ["fifo", "link", "none", "."] {

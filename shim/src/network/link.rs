@@ -17,6 +17,9 @@ use super::NetworkError;
 /// An interface's MTU where the kernel names none that fits.
 const DEFAULT_MTU: u16 = 1500;
 
+/// The kernel's table of its own addresses (rtnetlink(7), `RT_TABLE_LOCAL`).
+const LOCAL_TABLE: u32 = 255;
+
 /// An interface that the pod has, other than its loopback and Vireo's taps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodLink {
@@ -173,6 +176,18 @@ pub(super) fn bring_up(index: u32) -> Result<(), NetworkError> {
         let up = LinkUnspec::new_with_index(index).up().build();
         let failed = |error| NetworkError::Link("the guest's tap can't be brought up", error);
         handle.link().set(up).execute().await.map_err(failed)
+    })
+}
+
+/// Lets what answers the pod's IPv6 loopback address come in on a tap that is up. Linux takes what is
+/// sent to this address only from an interface that has a route to it, and has no `route_localnet` for IPv6; what comes off the wire
+/// with this address is dropped all the same. The route goes with the tap.
+pub(super) fn answer_loopback(index: u32) -> Result<(), NetworkError> {
+    block_on(async |handle| {
+        let route = RouteMessageBuilder::<Ipv6Addr>::new().kind(RouteType::Local).table_id(LOCAL_TABLE);
+        let route = route.destination_prefix(Ipv6Addr::LOCALHOST, 128).output_interface(index).build();
+        let failed = |error| NetworkError::Link("the pod's loopback address can't be led to the guest", error);
+        handle.route().add(route).execute().await.map_err(failed)
     })
 }
 

@@ -87,15 +87,15 @@ pub struct PodFacts {
 }
 
 impl PodFacts {
-    /// Reads them from a container's spec; `allow_spoofing` is the node's.
-    pub fn read(oci: &Spec, allow_spoofing: bool) -> Result<Self, NetworkError> {
+    /// Reads them from a container's spec, and names where that has none from its sandbox's; `allow_spoofing` is the node's.
+    pub fn read(oci: &Spec, sandbox: Option<&Spec>, allow_spoofing: bool) -> Result<Self, NetworkError> {
         let annotation = |key| oci.annotations().as_ref().and_then(|annotations| annotations.get(key));
         let status = annotation(NETWORK_STATUS).map(|json| serde_json::from_str(json)).transpose();
         let istio = annotation(ISTIO_INJECT).is_some_and(|value| value.eq_ignore_ascii_case("true"));
         Ok(Self {
             status: status.map_err(NetworkError::Status)?.unwrap_or_default(),
             policy: Policy { istio, allow_spoofing },
-            names: Names::of(oci),
+            names: Names::of(&std::iter::once(oci).chain(sandbox).collect::<Vec<_>>()),
         })
     }
 }
@@ -269,7 +269,12 @@ pub fn attach(netns: &Path, wishes: &[Wish], facts: &PodFacts) -> Result<Attachm
                 (nic.relay, nic.autoconf) = (Some(relay), Some((socket, answers)));
             }
         }
-        indices.into_iter().try_for_each(link::bring_up)?;
+        for (nic, index) in attachment.nics.iter().zip(indices) {
+            link::bring_up(index)?;
+            if matches!(nic.plan.side, Side::Masquerade { ipv6: Some(_), .. }) {
+                link::answer_loopback(index)?;
+            }
+        }
         Ok(attachment)
     })
 }

@@ -92,7 +92,7 @@ fn guard(out: &mut String, nic: &NicPlan) -> fmt::Result {
     writeln!(out, "    arp saddr ip != {{ {} }} drop", set(&ipv4, "0.0.0.0"))?;
     writeln!(out, "    ip saddr != {{ {} }} drop", set(&ipv4, "0.0.0.0"))?;
     writeln!(out, "    ip6 saddr != {{ {} }} drop", set(&ipv6, "::, fe80::/10"))?;
-    writeln!(out, "    ip daddr 127.0.0.0/8 drop")?;
+    writeln!(out, "    ip daddr 127.0.0.0/8 drop\n    ip6 daddr ::1 drop")?;
     // As it stands in the frame: behind a tag the rest would be somebody else's network.
     writeln!(out, "    ether type != {{ ip, ip6, arp }} drop")
 }
@@ -110,11 +110,11 @@ fn nat(out: &mut String, nic: &NicPlan, policy: Policy) -> fmt::Result {
     if let Some(cidr) = ipv4 {
         // Where Istio's proxy connects from.
         let loopback = if policy.istio { "{ 127.0.0.1, 127.0.0.6 }" } else { "127.0.0.0/8" };
-        families.push(Family::new("ip", cidr, Some("127.0.0.1"), loopback, own(IpAddr::is_ipv4)));
+        families.push(Family::new("ip", cidr, "127.0.0.1", loopback, own(IpAddr::is_ipv4)));
     }
     if let Some(cidr) = ipv6 {
-        // Linux takes no answer to ::1 from another interface: IPv4 serves port-forwards.
-        families.push(Family::new("ip6", cidr, None, "::6", own(IpAddr::is_ipv6)));
+        let loopback = if policy.istio { "{ ::1, ::6 }" } else { "::1" };
+        families.push(Family::new("ip6", cidr, "::1", loopback, own(IpAddr::is_ipv6)));
     }
     writeln!(out, "table inet vireo {{\n  chain inbound {{")?;
     writeln!(out, "    type nat hook prerouting priority -100; policy accept;")?;
@@ -139,7 +139,7 @@ struct Family {
     guest: String,
     gateway: String,
     /// Where a port-forward arrives.
-    local: Option<&'static str>,
+    local: &'static str,
     /// What comes from the pod itself, and is not to be answered there.
     loopback: &'static str,
     /// The pod's addresses.
@@ -150,7 +150,7 @@ impl Family {
     fn new<A: Address>(
         name: &'static str,
         cidr: &Cidr<A>,
-        local: Option<&'static str>,
+        local: &'static str,
         loopback: &'static str,
         own: Vec<IpAddr>,
     ) -> Self {
@@ -190,13 +190,10 @@ impl Ports<'_> {
 
     /// From the pod itself: a port-forward, and Istio's proxy, which goes to the pod's address.
     fn local(&self, out: &mut String, family: &Family) -> fmt::Result {
-        let mut to: Vec<_> = family.local.iter().map(ToString::to_string).collect();
+        let mut to = vec![family.local.to_owned()];
         if self.istio {
             to.extend(family.own.iter().filter(|own| !is_link_local(own)).map(ToString::to_string));
             writeln!(out, "    tcp dport {{ {ISTIO_PORTS} }} return")?;
-        }
-        if to.is_empty() {
-            return Ok(());
         }
         self.each(out, family, &format!("{} daddr {{ {} }}", family.name, to.join(", ")))
     }

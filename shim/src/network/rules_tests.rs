@@ -33,6 +33,8 @@ fn every_port_or_those_listed() {
     assert!(all.contains("nd-router-solicit drop\n") && all.contains("udp dport 547 drop\n"), "{all}");
     let some = masqueraded(&[tcp(80), Port { protocol: Protocol::Udp, number: 53 }, tcp(443)], Policy::default());
     assert!(some.contains("    ip daddr { 127.0.0.1 } tcp dport { 80, 443 } dnat ip to 10.0.2.2\n"), "{some}");
+    assert!(some.contains("    ip6 daddr { ::1 } tcp dport { 80, 443 } dnat ip6 to fd10:0:2::2\n"), "{some}");
+    assert!(some.contains("    oifname \"tap0\" ip6 saddr ::1 snat ip6 to fd10:0:2::1\n"), "{some}");
     assert!(
         some.contains("    iifname \"eth0\" meta nfproto ipv6 udp dport { 53 } dnat ip6 to fd10:0:2::2\n"),
         "{some}"
@@ -50,6 +52,8 @@ fn istio_gets_what_is_its() {
     assert!(all.contains("    ip daddr { 127.0.0.1, 10.1.1.1 } dnat ip to 10.0.2.2\n"), "{all}");
     assert!(all.contains("    tcp dport { 15000, 15001, 15004, 15006, "), "{all}");
     assert!(all.contains("ip saddr { 127.0.0.1, 127.0.0.6 } snat ip to 10.0.2.1\n"), "{all}");
+    assert!(all.contains("    ip6 daddr { ::1, fd00::1 } dnat ip6 to fd10:0:2::2\n"), "{all}");
+    assert!(all.contains("ip6 saddr { ::1, ::6 } snat ip6 to fd10:0:2::1\n"), "{all}");
     let some = masqueraded(&[tcp(80)], istio);
     assert!(!some.contains("iifname \"eth0\""), "{some}");
     assert!(some.contains("    ip daddr { 127.0.0.1, 10.1.1.1 } tcp dport { 80 } dnat"), "{some}");

@@ -308,6 +308,10 @@ fn a_masqueraded_guest_is_behind_the_pods_addresses() {
     let sender = passes(&local, "127.0.0.1:80", &guest);
     assert_eq!(sender.ip(), "10.0.2.1".parse::<IpAddr>().unwrap());
     assert_eq!(passes(&guest, &sender.to_string(), &local), "127.0.0.1:80".parse().unwrap());
+    let local = lab.pod.udp("[::1]:5001");
+    let sender = passes(&local, "[::1]:81", &guest6);
+    assert_eq!(sender.ip(), "fd10:0:2::1".parse::<IpAddr>().unwrap());
+    assert_eq!(passes(&guest6, &sender.to_string(), &local), "[::1]:81".parse().unwrap());
 
     // A network policy stands where the pod's cable ends.
     lab.outside.run("nft add table inet world");

@@ -1,7 +1,6 @@
 //! Builds real machines: spec and image become a plan, the pod's network a tap, the plan a `vireo-vmm` process.
 
 use std::fs::File;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use oci_spec::runtime::Spec;
 
 use super::machine::{Builder, Machine, Request};
 use super::vmm::{Belongings, Process};
+use crate::bundle::Bundle;
 use crate::launch::{Launch, launch};
 use crate::network::{self, Attachment, PodFacts};
 use crate::node_config::NodeConfig;
@@ -32,14 +32,16 @@ pub struct Launcher;
 impl Builder for Launcher {
     async fn build(&self, request: Request<'_>) -> anyhow::Result<Arc<dyn Machine>> {
         let bundle = request.bundle;
-        if request.netns.is_none() && bundle.sandbox_id().is_some() {
+        let netns = request.sandbox.and_then(Bundle::netns).map(Path::to_owned);
+        if netns.is_none() && bundle.sandbox_id().is_some() {
             bail!("hostNetwork: not supported by vireo: a VM needs a network namespace of its own");
         }
         let inputs = Inputs {
             name: bundle.annotation(POD_NAME).unwrap_or(request.id).to_owned(),
             oci: bundle.spec().clone(),
             rootfs: bundle.rootfs(),
-            netns: request.netns,
+            netns,
+            sandbox: request.sandbox.map(|sandbox| sandbox.spec().clone()),
         };
         // Images may lie on slow storage, and the network takes its time: containerd is answered meanwhile.
         let prepared =
@@ -51,7 +53,7 @@ impl Builder for Launcher {
         // On this thread, the main one, to whose life the process is bound.
         let process = launch(Launch {
             vmm: &vmm,
-            cgroup: Some(request.cgroup.as_fd()),
+            cgroup: Some(request.cgroup.entrance()),
             oom_score_adj: bundle.spec().process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj),
             machine: plan.machine,
             fds: plan.fds,
@@ -67,6 +69,7 @@ struct Inputs {
     oci: Spec,
     rootfs: PathBuf,
     netns: Option<PathBuf>,
+    sandbox: Option<Spec>,
 }
 
 struct Prepared {
@@ -81,18 +84,23 @@ impl Inputs {
         let vmm = open_vmm(&node)?;
         let Annotated { spec, limits, claims } = annotated(&self.oci)?;
         let wishes = network::wishes(spec.as_ref(), &self.name);
+        let facts = PodFacts::read(&self.oci, self.sandbox.as_ref(), node.allow_spoofing)?;
         let mut network = match &self.netns {
-            Some(netns) if !wishes.is_empty() => {
-                let facts = PodFacts::read(&self.oci, node.allow_spoofing)?;
-                Some(network::attach(netns, &wishes, &facts)?)
-            }
+            Some(netns) if !wishes.is_empty() => Some(network::attach(netns, &wishes, &facts)?),
             _ => None,
         };
         let mut nics = network.as_mut().map(Attachment::nics).transpose().context("tap")?.unwrap_or_default();
         network::accelerate(&mut nics, &limits, &node);
         let place = Place::Pod { oci: &self.oci, rootfs: &self.rootfs, claims: &claims };
-        let plan =
-            translate(Source { name: &self.name, spec: spec.as_ref(), limits: &limits, place, node: &node, nics })?;
+        let plan = translate(Source {
+            name: &self.name,
+            hostname: facts.names.hostname.as_deref(),
+            spec: spec.as_ref(),
+            limits: &limits,
+            place,
+            node: &node,
+            nics,
+        })?;
         Ok(Prepared { vmm, plan, network })
     }
 }

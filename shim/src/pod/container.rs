@@ -1,8 +1,9 @@
 //! One container of a pod: what containerd said of it, where it is in its life, and what it holds.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use containerd_shim::api::Status;
 use tokio::sync::Notify;
@@ -13,10 +14,11 @@ use super::life::Life;
 use super::lifecycle::{Exit, Illegal, Phase, Step};
 use super::machine::{Machine, MachineRequest, State};
 use crate::bundle::{Bundle, Role};
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::{Cgroup, CgroupError, Folders};
 use crate::credentials::Propagation;
 use crate::guest_agent::Agent;
 use crate::rootfs::Rootfs;
+use crate::service::events::Publisher;
 use crate::stdio::{Console, Paths};
 
 /// One container.
@@ -30,6 +32,10 @@ pub struct Container {
     pub role: Role,
     /// Its streams, as containerd named them.
     pub stdio: Paths,
+    /// Where its life is told.
+    pub(super) events: Publisher,
+    /// When its creation began.
+    pub created: SystemTime,
     life: Life,
     body: Mutex<Option<Body>>,
     pid: Mutex<u32>,
@@ -70,28 +76,30 @@ pub struct MachineBody {
 #[derive(Debug)]
 pub struct ShimPlace {
     cgroup: Option<Cgroup>,
-    home: Option<PathBuf>,
+    home: Option<Folders>,
 }
 
 impl ShimPlace {
     /// Moves the shim into `cgroup`, so that its memory and time are the pod's.
-    pub fn take(cgroup: Cgroup) -> Result<ShimPlace, cgroup::CgroupError> {
-        let home = cgroup::own();
-        cgroup.enter()?;
-        Ok(ShimPlace { cgroup: Some(cgroup), home })
+    pub fn take(cgroup: Cgroup) -> Result<ShimPlace, CgroupError> {
+        let folders = cgroup.folders().clone();
+        // From here on it leaves again, however far it comes.
+        let place = ShimPlace { cgroup: Some(cgroup), home: Folders::own() };
+        folders.enter()?;
+        Ok(place)
     }
 
-    /// The cgroup's folder.
-    pub fn path(&self) -> Option<&std::path::Path> {
-        self.cgroup.as_ref().map(Cgroup::path)
+    /// The cgroup's folders.
+    pub fn folders(&self) -> Option<&Folders> {
+        self.cgroup.as_ref().map(Cgroup::folders)
     }
 }
 
 impl Drop for ShimPlace {
     fn drop(&mut self) {
         // Removing a cgroup kills what is inside: never with the shim there. The root takes any process.
-        let homes = self.home.take().into_iter().chain(cgroup::hierarchy());
-        let left = homes.into_iter().any(|home| cgroup::enter(&home).is_ok());
+        let mut homes = self.home.take().into_iter().chain(Folders::at(Path::new("")));
+        let left = homes.any(|home| home.enter().is_ok());
         if !left {
             log::warn!("the shim can't leave the pod's cgroup, which stays");
             std::mem::forget(self.cgroup.take());
@@ -101,9 +109,11 @@ impl Drop for ShimPlace {
 
 impl Container {
     /// A container that is being created.
-    pub fn new(id: String, bundle: Bundle, stdio: Paths) -> Container {
+    pub fn new(id: String, bundle: Bundle, stdio: Paths, events: Publisher) -> Container {
         Container {
             id,
+            events,
+            created: SystemTime::now(),
             role: bundle.role(),
             bundle,
             stdio,
@@ -182,11 +192,11 @@ impl Container {
         }
     }
 
-    /// Calls `use_path` with the folder of its cgroup, while that is there.
-    pub fn with_cgroup<T>(&self, use_cgroup: impl FnOnce(&std::path::Path) -> T) -> Option<T> {
+    /// Calls `use_cgroup` with the folders of its cgroup, while they are there.
+    pub fn with_cgroup<T>(&self, use_cgroup: impl FnOnce(&Folders) -> T) -> Option<T> {
         match lock(&self.body).as_ref()? {
-            Body::Machine(body) => Some(use_cgroup(body.cgroup.path())),
-            Body::Sandbox(place) => place.path().map(use_cgroup),
+            Body::Machine(body) => Some(use_cgroup(body.cgroup.folders())),
+            Body::Sandbox(place) => place.folders().map(use_cgroup),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: whatever a failed or abandoned creation made is undone before its error is told.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use containerd_shim::api::CreateTaskRequest;
@@ -16,16 +16,22 @@ use super::pod::Pod;
 use super::sidecar;
 use super::supervise::{reason, supervise};
 use crate::bundle::{Bundle, Role};
-use crate::cgroup::{self, Cgroup, OomWatch};
+use crate::cgroup::{Cgroup, Folders, OomWatch};
 use crate::credentials::Propagation;
 use crate::guest_agent::Agent;
 use crate::rootfs::Rootfs;
+use crate::service::events::Publisher;
 use crate::stdio::{Console, Paths};
 use crate::translate::agent_credentials;
 
 impl Pod {
     /// Makes a container, up to the point where it only needs to be started. Returns its process.
     pub async fn create(&self, request: &CreateTaskRequest) -> Result<u32, PodError> {
+        self.create_told(request, self.events.clone()).await
+    }
+
+    /// Likewise; what becomes of it is told by `events`.
+    pub(super) async fn create_told(&self, request: &CreateTaskRequest, events: Publisher) -> Result<u32, PodError> {
         if !request.checkpoint.is_empty() || !request.parent_checkpoint.is_empty() {
             return Err(PodError::Unsupported("restore from a checkpoint: not supported by vireo"));
         }
@@ -36,19 +42,19 @@ impl Pod {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
-        let container = Arc::new(Container::new(request.id.clone(), bundle, stdio));
+        let container = Arc::new(Container::new(request.id.clone(), bundle, stdio, events));
         let creation = Creation::begin(self, container.clone())?;
         let (pid, body) = tokio::select! {
             made = self.make(&container, request) => made?,
             () = container.cancel.notified() => return Err(PodError::Cancelled(request.id.clone())),
         };
         let watched = match &body {
-            Body::Machine(body) => Some((body.machine.state(), OomWatch::new(body.cgroup.path()))),
+            Body::Machine(body) => Some((body.machine.state(), OomWatch::new(body.cgroup.folders()))),
             Body::Sandbox(_) => None,
         };
         container.built(pid, body).map_err(|source| illegal(&container, source))?;
         creation.finish();
-        self.events.publish(&TaskCreate {
+        container.events.publish(&TaskCreate {
             container_id: request.id.clone(),
             bundle: request.bundle.clone(),
             rootfs: request.rootfs.clone(),
@@ -67,36 +73,29 @@ impl Pod {
                 log::warn!("container {}: OOM kills will not be told: {error}", container.id);
                 None
             });
-            tokio::spawn(supervise(container, state, oom, self.events.clone()));
+            tokio::spawn(supervise(container, state, oom));
         }
         Ok(pid)
     }
 
-    /// The network namespace that CNI has set up. Only the sandbox's spec names it: the other containers' say "that of
-    /// the sandbox's process", which is this one, in the node's.
-    fn netns(&self, bundle: &Bundle) -> Option<PathBuf> {
-        let sandbox = bundle.sandbox_id().map(|id| self.containers().get(id).cloned());
-        match &sandbox {
-            Some(sandbox) => sandbox.as_ref()?.bundle.netns(),
-            None => bundle.netns(),
-        }
-        .map(Path::to_owned)
-    }
-
     async fn make(&self, container: &Container, request: &CreateTaskRequest) -> Result<(u32, Body), PodError> {
         let bundle = &container.bundle;
-        let place = cgroup::place(Some(bundle.spec()), &container.id)?;
+        let folders = Folders::of_container(Some(bundle.spec()), &container.id)?;
         if container.role == Role::Sandbox {
             // Its limits are meant for a process that only sleeps (a CPU share of almost nothing): the pod's hold.
-            let place = ShimPlace::take(Cgroup::create(&place, None)?)?;
+            let place = ShimPlace::take(Cgroup::create(&folders, None)?)?;
             return Ok((std::process::id(), Body::Sandbox(place)));
         }
         let resources = bundle.spec().linux().as_ref().and_then(|linux| linux.resources().as_ref());
         let rootfs = Rootfs::mount(request, bundle.rootfs()).await?;
         sidecar::check(bundle, &bundle.rootfs())?;
-        let cgroup = Cgroup::create(&place, resources)?;
-        let netns = self.netns(bundle);
-        let machine = self.builder.build(Request { id: &container.id, bundle, cgroup: &cgroup, netns }).await?;
+        let cgroup = Cgroup::create(&folders, resources)?;
+        let sandbox = bundle.sandbox_id().map(|id| self.containers().get(id).cloned());
+        let sandbox = match &sandbox {
+            Some(sandbox) => sandbox.as_ref().map(|sandbox| &sandbox.bundle),
+            None => Some(bundle),
+        };
+        let machine = self.builder.build(Request { id: &container.id, bundle, cgroup: &cgroup, sandbox }).await?;
         let mut state = machine.state();
         let built = tokio::time::timeout(ANSWER, state.wait_for(|state| *state != State::Building)).await;
         match built.map_err(|_| PodError::NoAnswer("build its machine"))?.as_deref() {
@@ -115,7 +114,8 @@ impl Pod {
             machine.attach_console(socket)?;
             Some(Arc::new(console))
         };
-        let (agent, port) = Agent::pair(format!("container {}", container.id)).map_err(PodError::Agent)?;
+        let name = format!("container {}", container.id);
+        let (agent, port) = Agent::pair(name, machine.reboots()).map_err(PodError::Agent)?;
         machine.attach_agent(port)?;
         let spec = bundle.spec().clone();
         let credentials = tokio::task::spawn_blocking(move || agent_credentials(&spec)).await;

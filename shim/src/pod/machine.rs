@@ -3,7 +3,6 @@
 
 use std::fmt::Debug;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +78,8 @@ pub trait Machine: Debug + Send + Sync {
     fn pid(&self) -> u32;
     /// Where it is; [`State::Ended`] comes once, after the process is gone.
     fn state(&self) -> watch::Receiver<State>;
+    /// Counts its reboots; closed once the process is gone.
+    fn reboots(&self) -> watch::Receiver<u64>;
     /// Lets the guest run, or pauses it before its first instruction if its spec says so.
     fn start(&self) -> Result<(), CommandError>;
     /// Presses the power button, and doesn't wait until it is.
@@ -89,6 +90,9 @@ pub trait Machine: Debug + Send + Sync {
     fn attach_console(&self, client: UnixStream) -> Result<(), CommandError>;
     /// Puts `client` at the guest agent's port, in the place of the one before.
     fn attach_agent(&self, client: UnixStream) -> Result<(), CommandError>;
+    /// Connects `client` to a port of the guest's vsock. Once the guest has accepted, `OK <number>` and a line feed come first; it is
+    /// closed if the guest doesn't.
+    fn connect_vsock(&self, port: u32, client: UnixStream) -> Result<(), CommandError>;
     /// Tells the console's size.
     fn resize_console(&self, columns: u16, rows: u16) -> Result<(), CommandError>;
     /// Which of the container's CPUs it keeps to, if it does.
@@ -108,8 +112,9 @@ pub struct Request<'a> {
     pub bundle: &'a Bundle,
     /// Where the process starts.
     pub cgroup: &'a Cgroup,
-    /// The pod's network namespace.
-    pub netns: Option<PathBuf>,
+    /// The bundle of the pod's sandbox, if it is known; the container's own if it belongs to no pod. Only its spec names the network namespace that
+    /// CNI has set up: the other containers' say "that of the sandbox's process", which is the shim, in the node's.
+    pub sandbox: Option<&'a Bundle>,
 }
 
 /// Builds machines.

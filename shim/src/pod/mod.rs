@@ -11,6 +11,7 @@ pub mod lifecycle;
 pub mod machine;
 #[allow(clippy::module_inception, reason = "the pod is the part's main idea")]
 pub mod pod;
+mod sandbox;
 mod sidecar;
 pub mod supervise;
 pub mod vmm;

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use containerd_shim::protos::cgroups_v2::metrics::Metrics;
 use containerd_shim::protos::events::task::{TaskDelete, TaskStart};
 use containerd_shim::protos::protobuf::MessageField;
 use oci_spec::runtime::LinuxResources;
@@ -51,7 +50,6 @@ impl Pod {
         let gate = container.clone();
         let _undecided = gate.starting.lock().await;
         container.step(Step::Start).map_err(|source| illegal(&container, source))?;
-        let events = self.events.clone();
         // A task of its own: containerd may stop waiting, and the start must be decided all the same.
         let starting = tokio::spawn(async move {
             if let Some(machine) = container.machine()
@@ -63,7 +61,7 @@ impl Pod {
             }
             container.step(Step::Started).map_err(|source| illegal(&container, source))?;
             let pid = container.pid();
-            events.publish(&TaskStart { container_id: container.id.clone(), pid, ..Default::default() });
+            container.events.publish(&TaskStart { container_id: container.id.clone(), pid, ..Default::default() });
             Ok(pid)
         });
         starting.await.unwrap_or_else(|error| Err(PodError::DidNotStart(error.to_string())))
@@ -88,7 +86,7 @@ impl Pod {
                 Ok(())
             }
             (_, _, _, None) => {
-                self.end_sandbox(&container, if ends { 128 + signal } else { 0 });
+                end_sandbox(&container, if ends { 128 + signal } else { 0 });
                 Ok(())
             }
             (_, _, Phase::Running, Some(machine)) if asks => Ok(machine.power_button()?),
@@ -104,13 +102,6 @@ impl Pod {
         self.container(id)?.request(request).await
     }
 
-    fn end_sandbox(&self, container: &Container, code: u32) {
-        let exit = Exit { code, at: SystemTime::now() };
-        if container.step(Step::Ended(exit.clone())).is_ok() {
-            self.events.publish(&task_exit(container, &exit));
-        }
-    }
-
     /// Forgets a container that has stopped, or was never started, and gives back what it held.
     pub async fn delete(&self, id: &str) -> Result<(u32, Exit), PodError> {
         let container = self.container(id)?;
@@ -123,7 +114,7 @@ impl Pod {
             Phase::Created => {
                 match container.machine() {
                     Some(machine) => machine.kill(),
-                    None => self.end_sandbox(&container, 0),
+                    None => end_sandbox(&container, 0),
                 }
                 container.exited().await.ok_or_else(|| PodError::NotFound(id.into()))?
             }
@@ -134,7 +125,7 @@ impl Pod {
         }
         container.release().await;
         let pid = container.pid();
-        self.events.publish(&TaskDelete {
+        container.events.publish(&TaskDelete {
             container_id: id.into(),
             pid,
             exit_status: exit.code,
@@ -151,7 +142,7 @@ impl Pod {
     }
 
     /// The numbers of a container's cgroup, also after it has stopped.
-    pub fn stats(&self, id: &str) -> Result<Metrics, PodError> {
+    pub fn stats(&self, id: &str) -> Result<cgroup::Metrics, PodError> {
         let container = self.container(id)?;
         let metrics = container.with_cgroup(cgroup::metrics).ok_or_else(|| illegal(&container, Illegal::Creating))?;
         Ok(metrics?)
@@ -174,7 +165,7 @@ impl Pod {
                 if container.phase().exit().is_some() { Illegal::Stopped } else { Illegal::NotStarted },
             ));
         }
-        let limited = container.with_cgroup(|path| cgroup::limit(path, resources));
+        let limited = container.with_cgroup(|folders| cgroup::limit(folders, resources));
         limited.ok_or_else(|| illegal(&container, Illegal::Creating))??;
         // Narrowed or not, the kernel lets every thread use all of the new CPUs.
         match moved {
@@ -209,8 +200,13 @@ impl Pod {
     pub fn shutdown(&self) {
         let left = |container: &Container| container.role == Role::Sandbox || container.phase().exit().is_none();
         if !self.containers().values().any(|container| left(container)) {
-            self.done.send_replace(true);
+            self.finish();
         }
+    }
+
+    /// Ends the shim, whatever is left.
+    pub(super) fn finish(&self) {
+        self.done.send_replace(true);
     }
 
     /// Whether it has no container, nor one that is being created.
@@ -226,5 +222,13 @@ impl Pod {
 
     pub(super) fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
         self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A sandbox has no process: its end is what the shim says.
+pub(super) fn end_sandbox(container: &Container, code: u32) {
+    let exit = Exit { code, at: SystemTime::now() };
+    if container.step(Step::Ended(exit.clone())).is_ok() {
+        container.events.publish(&task_exit(container, &exit));
     }
 }

@@ -15,16 +15,11 @@ use super::error::PodError;
 use super::lifecycle::{Exit, Step};
 use super::machine::{ANSWER, Machine, Outcome, State};
 use crate::cgroup::OomWatch;
-use crate::service::events::Publisher;
 use crate::termination;
 
 /// Follows a machine to its end and tells of it.
-pub async fn supervise(
-    container: Arc<Container>,
-    mut state: watch::Receiver<State>,
-    mut oom: Option<OomWatch>,
-    events: Publisher,
-) {
+pub async fn supervise(container: Arc<Container>, mut state: watch::Receiver<State>, mut oom: Option<OomWatch>) {
+    let events = &container.events;
     let killed = TaskOOM { container_id: container.id.clone(), ..Default::default() };
     let (mut out_of_memory, mut pauses) = (false, Pauses(false));
     let mut outcome = loop {

@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::machine::{Builder, CommandError, Machine, MachineRequest, Outcome, Request, State};
 use super::{Pod, PodError};
-use crate::cgroup;
+use crate::bundle::Bundle;
+use crate::cgroup::{self, Folders};
 use crate::cpuset::Placement;
 use crate::service::events::{Item, Publisher};
 
@@ -30,6 +31,9 @@ pub(crate) struct Double {
     agent: Mutex<Option<UnixStream>>,
     /// The console's last client.
     console: Mutex<Option<UnixStream>>,
+    reboots: watch::Sender<u64>,
+    /// The last client of the guest's vsock, and the port that it wants.
+    vsock: Mutex<Option<(u32, UnixStream)>>,
 }
 
 impl Double {
@@ -38,6 +42,7 @@ impl Double {
         let outcome = Outcome { code, reason: reason.map(str::to_owned) };
         // Its sockets end with it.
         (*self.agent.lock().unwrap(), *self.console.lock().unwrap()) = (None, None);
+        *self.vsock.lock().unwrap() = None;
         self.state.send_replace(State::Ended { outcome, started });
     }
 
@@ -49,6 +54,18 @@ impl Double {
     /// The guest's side of its agent's port.
     pub(crate) fn agent_port(&self) -> tokio::net::UnixStream {
         taken(&self.agent)
+    }
+
+    /// Its guest has rebooted.
+    pub(crate) fn reboot(&self) {
+        self.reboots.send_modify(|count| *count += 1);
+    }
+
+    /// The port that the last client of the vsock wants, and the guest's side of it; once.
+    pub(crate) fn vsock_client(&self) -> Option<(u32, tokio::net::UnixStream)> {
+        let (port, socket) = self.vsock.lock().unwrap().take()?;
+        socket.set_nonblocking(true).unwrap();
+        Some((port, tokio::net::UnixStream::from_std(socket).unwrap()))
     }
 
     /// The machine's side of the console's last client.
@@ -69,6 +86,10 @@ impl Machine for Double {
 
     fn state(&self) -> watch::Receiver<State> {
         self.state.subscribe()
+    }
+
+    fn reboots(&self) -> watch::Receiver<u64> {
+        self.reboots.subscribe()
     }
 
     fn start(&self) -> Result<(), CommandError> {
@@ -113,6 +134,12 @@ impl Machine for Double {
         Ok(())
     }
 
+    fn connect_vsock(&self, port: u32, client: UnixStream) -> Result<(), CommandError> {
+        self.call("vsock");
+        *self.vsock.lock().unwrap() = Some((port, client));
+        Ok(())
+    }
+
     fn resize_console(&self, _: u16, _: u16) -> Result<(), CommandError> {
         self.call("resize");
         Ok(())
@@ -150,7 +177,7 @@ struct DoubleBuilder {
 #[async_trait]
 impl Builder for DoubleBuilder {
     async fn build(&self, request: Request<'_>) -> anyhow::Result<Arc<dyn Machine>> {
-        (*self.machine.netns.lock().unwrap()).clone_from(&request.netns);
+        *self.machine.netns.lock().unwrap() = request.sandbox.and_then(Bundle::netns).map(Into::into);
         match self.refusal {
             Some(text) => Err(anyhow::anyhow!("disk \"root\"").context(text)),
             None => Ok(self.machine.clone()),
@@ -164,12 +191,13 @@ pub(crate) struct Bench {
     pub(crate) machine: Arc<Double>,
     events: mpsc::UnboundedReceiver<Item>,
     directory: tempfile::TempDir,
-    parent: PathBuf,
+    /// The name of its cgroup, which has those of its containers in it.
+    pub(crate) group: String,
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        cgroup::remove(&self.parent).unwrap();
+        cgroup::remove(&Folders::at(self.group.as_ref()).unwrap()).unwrap();
     }
 }
 
@@ -177,7 +205,9 @@ impl Bench {
     pub(crate) fn new(state: State, starts: bool, refusal: Option<&'static str>) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let name = directory.path().file_name().unwrap().to_str().unwrap();
-        let parent = cgroup::tests::writable(name.trim_start_matches('.'));
+        let folders = cgroup::tests::writable(name.trim_start_matches('.'));
+        let group = folders.iter().next().and_then(|folder| folder.path.file_name()).unwrap();
+        let group = group.to_str().unwrap().to_owned();
         let (calls, netns) = (Mutex::default(), Mutex::default());
         let machine = Arc::new(Double {
             state: watch::Sender::new(state),
@@ -187,16 +217,18 @@ impl Bench {
             placement: Mutex::default(),
             agent: Mutex::default(),
             console: Mutex::default(),
+            reboots: watch::Sender::new(0),
+            vsock: Mutex::default(),
         });
         let (publisher, events) = Publisher::new("k8s.io");
         let pod = Pod::new(Arc::new(DoubleBuilder { machine: machine.clone(), refusal }), publisher);
-        Bench { pod, machine, events, directory, parent }
+        Bench { pod, machine, events, directory, group }
     }
 
     /// As the CRI plugin of containerd asks: `kind` of a container, with its network namespace.
-    fn pod_request(&self, id: &str, kind: &str, netns: &str) -> CreateTaskRequest {
+    pub(crate) fn pod_request(&self, id: &str, kind: &str, netns: &str) -> CreateTaskRequest {
         let request = self.request(id);
-        let group = self.parent.file_name().unwrap().to_str().unwrap();
+        let group = &self.group;
         let spec = serde_json::json!({
             "ociVersion": "1.1.0",
             "annotations": {"io.kubernetes.cri.container-type": kind, "io.kubernetes.cri.sandbox-id": "sandbox"},
@@ -206,10 +238,15 @@ impl Bench {
         request
     }
 
+    /// The network namespace of the machine that was built last.
+    pub(crate) fn built_in(&self) -> Option<PathBuf> {
+        self.machine.netns.lock().unwrap().clone()
+    }
+
     pub(crate) fn request(&self, id: &str) -> CreateTaskRequest {
         let bundle = self.directory.path().join(id);
         std::fs::create_dir_all(&bundle).unwrap();
-        let group = self.parent.file_name().unwrap().to_str().unwrap();
+        let group = &self.group;
         let spec = format!(r#"{{"ociVersion":"1.1.0","linux":{{"cgroupsPath":"/{group}/{id}"}}}}"#);
         std::fs::write(bundle.join("config.json"), spec).unwrap();
         CreateTaskRequest { id: id.into(), bundle: bundle.display().to_string(), ..Default::default() }
@@ -238,8 +275,8 @@ impl Bench {
         .await;
     }
 
-    pub(crate) fn cgroup(&self, id: &str) -> PathBuf {
-        self.parent.join(id)
+    pub(crate) fn cgroup(&self, id: &str) -> Folders {
+        Folders::at(&PathBuf::from(&self.group).join(id)).unwrap()
     }
 }
 
@@ -361,8 +398,7 @@ async fn the_sandbox_names_the_network_namespace() {
     bench.pod.create(&bench.pod_request("sandbox", "sandbox", "/run/netns/pod")).await.unwrap();
     // What the CRI plugin writes for the others: that of the sandbox's process, which is the shim.
     bench.pod.create(&bench.pod_request("a", "container", "/proc/4242/ns/net")).await.unwrap();
-    let netns = bench.machine.netns.lock().unwrap().take();
-    assert_eq!(netns.as_deref(), Some(std::path::Path::new("/run/netns/pod")));
+    assert_eq!(bench.built_in().as_deref(), Some(std::path::Path::new("/run/netns/pod")));
     bench.machine.end(0, None);
     bench.pod.wait("a").await.unwrap();
     bench.pod.delete("a").await.unwrap();

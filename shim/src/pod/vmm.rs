@@ -38,6 +38,8 @@ const LEAVE: Duration = Duration::from_secs(5);
 const LAST_LINES: Duration = Duration::from_millis(200);
 /// The longest line of its log, and the longest reason, bytes.
 const MAX_LINE: usize = 1024;
+/// Why a machine's vsock has no ports.
+const NO_VSOCK: &str = "vsock: the machine has none: set spec.domain.devices.autoattachVSOCK to true";
 
 /// What a machine has beside its process.
 #[derive(Debug)]
@@ -59,7 +61,9 @@ pub struct Process {
     pid: u32,
     killed: Arc<AtomicBool>,
     state: watch::Receiver<State>,
+    reboots: watch::Receiver<u64>,
     start_paused: bool,
+    has_vsock: bool,
     placement: Mutex<Option<Placement>>,
     answers: Arc<Answers>,
     network: Network,
@@ -75,6 +79,8 @@ impl Process {
         network.iter_mut().try_for_each(Attachment::serve)?;
         let network = Arc::new(Mutex::new(network));
         let (sender, state) = watch::channel(State::Building);
+        let (rebooted, reboots) = watch::channel(0);
+        let has_vsock = sockets.is_some();
         let killed = Arc::new(AtomicBool::new(false));
         let pid = u32::try_from(vmm.pid.as_raw()).unwrap_or_default();
         let log = pipe::Receiver::from_owned_fd(vmm.stderr.try_clone()?)?;
@@ -86,6 +92,7 @@ impl Process {
             vmm: vmm.clone(),
             killed: killed.clone(),
             state: sender,
+            rebooted,
             answers: answers.clone(),
             network: network.clone(),
             vsock: sockets.map(|sockets| Connections::serve(sockets, vmm.clone())),
@@ -93,7 +100,7 @@ impl Process {
         };
         tokio::spawn(follower.run());
         let placement = Mutex::new(placement);
-        Ok(Process { vmm, pid, killed, state, start_paused, placement, answers, network })
+        Ok(Process { vmm, pid, killed, state, reboots, start_paused, has_vsock, placement, answers, network })
     }
 
     fn send(&self, name: &'static str, command: &Command, files: &[BorrowedFd<'_>]) -> Result<(), CommandError> {
@@ -112,6 +119,10 @@ impl Machine for Process {
 
     fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
+    }
+
+    fn reboots(&self) -> watch::Receiver<u64> {
+        self.reboots.clone()
     }
 
     fn start(&self) -> Result<(), CommandError> {
@@ -144,6 +155,13 @@ impl Machine for Process {
 
     fn attach_agent(&self, client: UnixStream) -> Result<(), CommandError> {
         self.send("attach agent", &Command::AttachAgent, &[client.as_fd()])
+    }
+
+    fn connect_vsock(&self, port: u32, client: UnixStream) -> Result<(), CommandError> {
+        if !self.has_vsock {
+            return Err(CommandError::Refused(NO_VSOCK.to_owned()));
+        }
+        self.send("vsock", &Command::ConnectVsock { port }, &[client.as_fd()])
     }
 
     fn resize_console(&self, columns: u16, rows: u16) -> Result<(), CommandError> {
@@ -188,6 +206,7 @@ struct Follower {
     log: JoinHandle<String>,
     killed: Arc<AtomicBool>,
     state: watch::Sender<State>,
+    rebooted: watch::Sender<u64>,
     answers: Arc<Answers>,
     network: Network,
     vsock: Option<Connections>,
@@ -280,7 +299,10 @@ impl Follower {
                     connections.ask(id, port);
                 }
             }
-            Event::Rebooted => log::info!("vireo-vmm {}: the guest rebooted", self.vmm.pid),
+            Event::Rebooted => {
+                log::info!("vireo-vmm {}: the guest rebooted", self.vmm.pid);
+                self.rebooted.send_modify(|count| *count = count.wrapping_add(1));
+            }
             Event::Paused(reason) => {
                 let reason = match reason {
                     PauseReason::User => None,

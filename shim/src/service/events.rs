@@ -43,6 +43,11 @@ impl Publisher {
         (Publisher { namespace: namespace.into(), queue }, head)
     }
 
+    /// For what is no task of containerd's: its events go nowhere.
+    pub fn nowhere() -> Publisher {
+        Publisher::new("").0
+    }
+
     /// Puts an event into the queue; it is of this moment.
     pub fn publish<E: Event + MessageFull>(&self, event: &E) {
         let value = match event.write_to_bytes() {
@@ -58,7 +63,7 @@ impl Publisher {
             event: MessageField::some(Any { type_url, value, ..Default::default() }),
             ..Default::default()
         };
-        // Without a head the shim is ending.
+        // Without a head the shim is ending, or nobody is to hear.
         let _ = self.queue.send(Item::Event(Box::new(envelope)));
     }
 

@@ -2,4 +2,6 @@
 
 pub mod events;
 pub mod machine;
+mod rpc;
+pub mod sandbox;
 pub mod task;

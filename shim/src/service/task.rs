@@ -16,20 +16,20 @@ use containerd_shim::api::{
 };
 use containerd_shim::protos::api::ProcessInfo;
 use containerd_shim::protos::protobuf::well_known_types::any::Any;
-use containerd_shim::protos::protobuf::{EnumOrUnknown, Message as _, MessageField, MessageFull as _};
+use containerd_shim::protos::protobuf::{EnumOrUnknown, MessageField};
 use containerd_shim::protos::shim_async::{Task, create_task};
 use ttrpc::Code;
 use ttrpc::r#async::{Service, TtrpcContext};
 use ttrpc::error::get_rpc_status;
 use vireo_runtimeclass::machine_service;
 
-use crate::guest_agent::AgentError;
 use crate::pod::exec::StartedExec;
-use crate::pod::machine::{CommandError, MachineRequest};
+use crate::pod::machine::MachineRequest;
 use crate::pod::supervise::timestamp;
 use crate::pod::{Pod, PodError};
 use crate::service::machine::guard::Used;
 use crate::service::machine::{MachineService, Socket, channel};
+use crate::service::rpc::{logged, rpc};
 
 /// The names under which the service is served.
 const VERSIONS: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -56,31 +56,6 @@ pub fn services(pod: Arc<Pod>, namespace: &str, folder: PathBuf) -> HashMap<Stri
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), create_task(task.clone()).into_values().next()?)))
         .collect()
-}
-
-fn rpc(error: PodError) -> ttrpc::Error {
-    let code = match &error {
-        PodError::NotFound(_) | PodError::AlreadyStopped(_) | PodError::NoExec { .. } => Code::NOT_FOUND,
-        PodError::Exists(_) | PodError::ExecExists(_) => Code::ALREADY_EXISTS,
-        PodError::SecondMachine { .. }
-        | PodError::Illegal { .. }
-        | PodError::IllegalExec { .. }
-        | PodError::Exec(AgentError::NotConnected)
-        | PodError::Command(CommandError::Refused(_) | CommandError::Ended(_)) => Code::FAILED_PRECONDITION,
-        PodError::Signal(_) | PodError::Invalid(_) => Code::INVALID_ARGUMENT,
-        PodError::Sandbox(..) | PodError::Unsupported(_) | PodError::Sidecar(_) => Code::UNIMPLEMENTED,
-        PodError::Cancelled(_) => Code::CANCELLED,
-        _ => Code::UNKNOWN,
-    };
-    get_rpc_status(code, format!("{:#}", anyhow::Error::from(error)))
-}
-
-fn logged(call: &str, id: &str, error: PodError) -> ttrpc::Error {
-    let error = rpc(error);
-    if let ttrpc::Error::RpcStatus(status) = &error {
-        log::error!("{call} {id}: {}", status.message);
-    }
-    error
 }
 
 impl TaskService {
@@ -128,6 +103,11 @@ impl TaskService {
             ..Default::default()
         })
     }
+}
+
+/// The numbers of a container's cgroup as containerd knows them.
+pub(super) fn metrics(pod: &Pod, id: &str) -> ttrpc::Result<Any> {
+    pod.stats(id).map_err(rpc)?.message().map_err(|error| get_rpc_status(Code::INTERNAL, error))
 }
 
 fn unimplemented<T>(text: &str) -> ttrpc::Result<T> {
@@ -270,13 +250,8 @@ impl Task for TaskService {
     }
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
-        let metrics = self.pod.stats(&request.id).map_err(rpc)?;
-        let value = metrics.write_to_bytes().map_err(|error| get_rpc_status(Code::INTERNAL, error))?;
-        let type_url = containerd_shim::protos::cgroups_v2::metrics::Metrics::descriptor().full_name().to_owned();
-        Ok(StatsResponse {
-            stats: MessageField::some(Any { type_url, value, ..Default::default() }),
-            ..Default::default()
-        })
+        let stats = MessageField::some(metrics(&self.pod, &request.id)?);
+        Ok(StatsResponse { stats, ..Default::default() })
     }
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {

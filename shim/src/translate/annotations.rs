@@ -1,10 +1,11 @@
 //! What a pod's annotations say of its machine.
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Mount, Process, Spec};
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
 use vireo_runtimeclass::machine_service::token::Key;
 use vireo_runtimeclass::pod::{
-    ANNOTATION_CLAIMS, ANNOTATION_CONTROLLER_KEY, ANNOTATION_PREFIX, ANNOTATION_RATE_LIMITS, ANNOTATION_VMI,
+    ANNOTATION_CLAIMS, ANNOTATION_CONTROLLER_KEY, ANNOTATION_PREFIX, ANNOTATION_RATE_LIMITS, ANNOTATION_VMI, DESCRIBED,
+    PRIVATE_DIR,
 };
 use vireo_runtimeclass::rate_limits::RateLimit as Wanted;
 use vireo_runtimeclass::{Claims, Quantity, RateLimits, parse_claims, parse_rate_limits, parse_vmi};
@@ -26,7 +27,8 @@ pub struct Annotated {
 /// Reads a container's annotations.
 ///
 /// # Errors
-/// The first that can't be read, and any that nobody reads although its name says that it is for Vireo.
+/// The first that can't be read, any that nobody reads although its name says that it is for Vireo, and a spec that has not come
+/// although the container tells of one.
 pub fn annotated(oci: &Spec) -> Result<Annotated, TranslateError> {
     let mut annotated = Annotated::default();
     for (name, value) in oci.annotations().iter().flatten() {
@@ -45,7 +47,22 @@ pub fn annotated(oci: &Spec) -> Result<Annotated, TranslateError> {
             _ => {}
         }
     }
-    Ok(annotated)
+    match (&annotated.spec, told_of(oci)) {
+        (None, Some(sign)) => Err(TranslateError::NotHandedOn(sign)),
+        _ => Ok(annotated),
+    }
+}
+
+/// What of a container says that its machine is described: containerd hands annotations on only where it is told to, and a
+/// machine made without them would be another one.
+fn told_of(oci: &Spec) -> Option<String> {
+    let marker = format!("{}={}", DESCRIBED.0, DESCRIBED.1);
+    let environment = oci.process().as_ref().map(Process::env).and_then(Option::as_ref);
+    if environment.is_some_and(|variables| variables.contains(&marker)) {
+        return Some(format!("has {marker}"));
+    }
+    let mut places = oci.mounts().iter().flatten().map(Mount::destination);
+    places.find(|place| place.starts_with(PRIVATE_DIR)).map(|place| format!("mounts {}", place.display()))
 }
 
 /// Puts devices under their limits, each of which has to have one of that name.
@@ -102,6 +119,33 @@ mod tests {
         assert_eq!(refused.unwrap_err(), expected);
         let malformed = read(&json!({"vireo.dev/vmi": "{"})).unwrap_err();
         assert!(malformed.starts_with("annotation vireo.dev/vmi: not valid JSON: EOF"), "{malformed}");
+    }
+
+    #[test]
+    fn a_container_that_tells_of_a_spec_has_one() {
+        let read = |annotations: &Value, oci: &Value| {
+            let mut oci = oci.clone();
+            oci["ociVersion"] = "1.1.0".into();
+            oci["annotations"] = annotations.clone();
+            annotated(&serde_json::from_value(oci).unwrap()).map_err(|error| chain(&error))
+        };
+        let marked =
+            json!({"process": {"cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["A=b", "VIREO_VMI=annotation"]}});
+        let mounts =
+            json!({"mounts": [{"destination": "/etc/hosts"}, {"destination": "/var/run/kubevirt-private/secret/s"}]});
+        for (oci, sign) in
+            [(&marked, "has VIREO_VMI=annotation"), (&mounts, "mounts /var/run/kubevirt-private/secret/s")]
+        {
+            read(&json!({"vireo.dev/vmi": r#"{"domain": {"devices": {}}}"#}), oci).unwrap();
+            let refused = read(&json!({}), oci).unwrap_err();
+            let expected =
+                format!("annotation vireo.dev/vmi has not reached this node's runtime, though the container {sign}");
+            assert!(
+                refused.starts_with(&expected) && refused.ends_with("run node-setup/install.sh on the node"),
+                "{refused}"
+            );
+        }
+        read(&json!({}), &json!({"mounts": [{"destination": "/var/run/kubevirt-privately"}]})).unwrap();
     }
 
     #[test]

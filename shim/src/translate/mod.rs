@@ -24,7 +24,7 @@ use oci_spec::runtime::{Process, Spec, User};
 use uuid::Uuid;
 use vireo_runtimeclass::kubevirt::v1::VirtualMachineInstanceSpec;
 use vireo_runtimeclass::machine_service::token::KeyError;
-use vireo_runtimeclass::pod::{ANNOTATION_CLAIMS, ANNOTATION_RATE_LIMITS, DEFAULT_ID};
+use vireo_runtimeclass::pod::{ANNOTATION_CLAIMS, ANNOTATION_RATE_LIMITS, ANNOTATION_VMI, DEFAULT_ID};
 use vireo_runtimeclass::{Claims, ParseError, RateLimits};
 use vireo_vmm::config::{AutoconfConfig, FdIndex, JailConfig, MachineConfig, MemoryConfig, NicConfig, VsockConfig};
 
@@ -39,6 +39,8 @@ use crate::volume::{ImageRoot, VolumeError};
 pub struct Source<'a> {
     /// For messages: the pod's, or the machine's, name.
     pub name: &'a str,
+    /// The pod's host name, which is the guest's; without, it is made of `name`.
+    pub hostname: Option<&'a str>,
     /// The VM spec, if there is one.
     pub spec: Option<&'a VirtualMachineInstanceSpec>,
     /// What its devices may do in a second.
@@ -113,6 +115,12 @@ pub enum TranslateError {
     /// The annotation means nothing to Vireo.
     #[error("annotation {0}: unknown; vireo.dev/vmi, rate-limits, claims and controller-key are supported")]
     UnknownAnnotation(String),
+    /// The annotation got lost on its way; what of the container tells of it.
+    #[error(
+        "annotation {ANNOTATION_VMI} has not reached this node's runtime, though the container {0}: containerd hands it on only \
+         where the runtime has pod_annotations = [\"vireo.dev/*\"]; run node-setup/install.sh on the node"
+    )]
+    NotHandedOn(String),
     /// A rate limit of a device that isn't there.
     #[error("{ANNOTATION_RATE_LIMITS}: {kind}.{name}: the machine has no disk or interface of this name")]
     LimitOfNothing {

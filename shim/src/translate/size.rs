@@ -1,23 +1,18 @@
 //! How many vCPUs, how much RAM.
 //!
 //! The spec decides, else the container's limits, else [`DEFAULT_MEMORY`] and one vCPU. The VMM lives in the container's
-//! cgroup, so that the container's memory limit has to hold the guest and [`reserve`].
+//! cgroup, so that the container's memory limit has to hold the guest and [`memory_reserve`].
 
 use vireo_runtimeclass::kubevirt::v1::{DomainSpec, VirtualMachineInstanceSpec};
+use vireo_runtimeclass::pod::{DEFAULT_MEMORY, RESERVE_FIXED, RESERVE_SHARE, memory_reserve};
 use vireo_runtimeclass::validate::{MAX_VCPUS, huge_page_size};
 use vireo_vmm::config::{HugePageSize, MemoryConfig};
 
 use super::Place;
 
 const MIB: u64 = 1 << 20;
-/// RAM of a guest for which neither spec nor container gives a size, bytes.
-const DEFAULT_MEMORY: u64 = 512 * MIB;
 /// A guest made of a container's limit gets at least this, bytes.
 const MIN_MEMORY: u64 = 32 * MIB;
-/// What the VMM itself, its thread stacks and the kernel's objects for it take of a memory limit, bytes.
-const RESERVE_FIXED: u64 = 16 * MIB;
-/// The share of the guest's RAM that page tables take (KVM's and the VMM's, 1/512 each, and room for as much again).
-const RESERVE_SHARE: u64 = 128;
 /// The period of a CPU quota that names none, microseconds (the kernel's default).
 const DEFAULT_PERIOD: u64 = 100_000;
 
@@ -34,13 +29,13 @@ pub enum SizeError {
     /// The container's memory limit holds no guest.
     #[error(
         "container memory limit {} MiB: too small for a guest; at least {} MiB are needed", .0 / MIB,
-        (MIN_MEMORY + reserve(MIN_MEMORY)).div_ceil(MIB)
+        (MIN_MEMORY + memory_reserve(MIN_MEMORY)).div_ceil(MIB)
     )]
     LimitTooSmall(u64),
     /// The guest doesn't fit the container's memory limit.
     #[error(
         "guest memory {} MiB does not fit the container's memory limit of {} MiB, which has to hold {} MiB for the machine \
-         as well", guest / MIB, limit / MIB, reserve(*guest).div_ceil(MIB)
+         as well", guest / MIB, limit / MIB, memory_reserve(*guest).div_ceil(MIB)
     )]
     DoesNotFit {
         /// The guest's RAM, bytes.
@@ -69,11 +64,6 @@ pub enum SizeError {
     ManyCpus(u64),
 }
 
-/// What of a memory limit is not the guest's, bytes.
-fn reserve(guest: u64) -> u64 {
-    RESERVE_FIXED + guest / RESERVE_SHARE
-}
-
 /// The largest guest that a limit holds, bytes.
 fn largest_guest(limit: u64) -> u64 {
     let left = limit.saturating_sub(RESERVE_FIXED);
@@ -97,7 +87,7 @@ pub(super) fn size(spec: Option<&VirtualMachineInstanceSpec>, place: &Place<'_>)
     // Huge pages are counted apart and not against the memory limit.
     let limit = limits.memory.filter(|_| hugepages.is_none());
     let wanted = match (domain.and_then(DomainSpec::guest_memory), limit) {
-        (Some(guest), Some(limit)) if guest.saturating_add(reserve(guest)) > limit => {
+        (Some(guest), Some(limit)) if guest.saturating_add(memory_reserve(guest)) > limit => {
             return Err(SizeError::DoesNotFit { guest, limit });
         }
         (Some(guest), _) => guest,
@@ -165,9 +155,9 @@ mod tests {
     fn the_largest_guest_fits_its_limit() {
         for limit in [48 * MIB, 64 * MIB + 1, 512 * MIB, 1 << 30, (1 << 40) + 12345, u64::MAX / 2] {
             let guest = largest_guest(limit);
-            assert!(guest + reserve(guest) <= limit, "{limit}");
+            assert!(guest + memory_reserve(guest) <= limit, "{limit}");
             let more = guest + RESERVE_SHARE;
-            assert!(more + reserve(more) > limit, "{limit}");
+            assert!(more + memory_reserve(more) > limit, "{limit}");
         }
         assert_eq!(largest_guest(0), 0);
     }

@@ -99,6 +99,7 @@ fn cloud_init(
         source: kind,
         instance: uuid,
         name: source.name,
+        hostname: source.hostname.unwrap_or(source.name),
         namespace: namespace.map_or("default", String::as_str),
         user_data: &user_data,
         network_data: network_data.as_deref(),

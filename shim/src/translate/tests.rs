@@ -18,6 +18,7 @@ struct Pod {
     nic: bool,
     limits: RateLimits,
     claims: Claims,
+    hostname: Option<&'static str>,
 }
 
 impl Pod {
@@ -37,6 +38,7 @@ impl Pod {
             nic: false,
             limits: RateLimits::default(),
             claims: Claims::default(),
+            hostname: None,
         }
     }
 
@@ -69,7 +71,7 @@ impl Pod {
             autoconf: None,
         };
         let nics = self.nic.then(nic).into_iter().collect();
-        Source { name: "pod", spec, limits: &self.limits, place, node: &self.node, nics }
+        Source { name: "pod", hostname: self.hostname, spec, limits: &self.limits, place, node: &self.node, nics }
     }
 
     fn refusal(&self, spec: Option<&Value>) -> String {
@@ -483,7 +485,7 @@ fn local_machines() {
 
 #[test]
 fn a_seed_for_cloud_init_is_made_read_only() {
-    let pod = Pod::new(&["disk/a.img", "boot/vmlinuz"]);
+    let mut pod = Pod::new(&["disk/a.img", "boot/vmlinuz"]);
     let spec = json!({
         "domain": {
             "devices": {"disks": [{"name": "root"}, {"name": "seed", "disk": {"bus": "virtio"}, "serial": "s"}]},
@@ -504,6 +506,9 @@ fn a_seed_for_cloud_init_is_made_read_only() {
     for words in ["#cloud-config", "version: 2", r#""instance-id":"5d307ca9-b3ef-428c-8861-06e72d69f223""#, "\"pod\""] {
         assert!(image.windows(words.len()).any(|window| window == words.as_bytes()), "{words}");
     }
+    pod.hostname = Some("web");
+    let seed = self::image(&pod.translate(Some(&spec)).unwrap(), 1);
+    assert!(holds(&seed, r#""local-hostname":"web""#), "the pod's own host name, where it has one");
     // No file of the image, so that it's the same for an admin's machine.
     let dir = tempfile::tempdir().unwrap();
     let place = Place::Local { folder: dir.path(), jail: JailConfig { uid: 7, gid: 8 }, ephemeral: &[] };

@@ -36,8 +36,10 @@ pub struct Seed<'a> {
     pub source: DataSource,
     /// The machine's UUID. What is done once per instance is done anew where it changes.
     pub instance: Uuid,
-    /// The machine's name; up to its first dot it is the host's.
+    /// The machine's name.
     pub name: &'a str,
+    /// The host's, which is what stands before the first dot.
+    pub hostname: &'a str,
     /// The pod's namespace.
     pub namespace: &'a str,
     /// User data; may be empty.
@@ -75,7 +77,7 @@ impl Seed<'_> {
 
     /// As KubeVirt words it. cloud-init's instance is `instance-id` in the one case, and `uuid` in the other.
     fn meta_data(&self) -> Value {
-        let host = hostname(self.name);
+        let host = hostname(self.hostname);
         let (mut meta, keys) = match self.source {
             DataSource::NoCloud => (json!({"instance-id": self.instance, "local-hostname": host}), "public-keys"),
             DataSource::ConfigDrive => {
@@ -145,7 +147,8 @@ mod tests {
         Seed {
             source,
             instance: INSTANCE,
-            name: "web.example",
+            name: "virt-launcher-web-1",
+            hostname: "web.example",
             namespace: "shop",
             user_data: b"#cloud-config\n",
             network_data: None,
@@ -167,8 +170,7 @@ mod tests {
         let meta = r#"{"instance-id":"5d307ca9-b3ef-428c-8861-06e72d69f223","local-hostname":"web"}"#;
         let expected = [("meta-data", meta), ("user-data", "#cloud-config\n")];
         assert_eq!(files(seed(DataSource::NoCloud), "cidata"), pairs(&expected));
-        let drive =
-            r#"{"hostname":"web","instance_id":"web.example.shop","uuid":"5d307ca9-b3ef-428c-8861-06e72d69f223"}"#;
+        let drive = r#"{"hostname":"web","instance_id":"virt-launcher-web-1.shop","uuid":"5d307ca9-b3ef-428c-8861-06e72d69f223"}"#;
         let expected = [("openstack/latest/meta_data.json", drive), ("openstack/latest/user_data", "#cloud-config\n")];
         assert_eq!(files(seed(DataSource::ConfigDrive), "config-2"), pairs(&expected));
     }

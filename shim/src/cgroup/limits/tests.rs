@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use super::*;
 
 fn parse(json: &str) -> LinuxResources {
@@ -8,8 +10,22 @@ fn parse(json: &str) -> LinuxResources {
 fn lines(json: &str) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("cpu.max"), "max 100000\n").unwrap();
-    limit(directory.path(), &parse(json)).unwrap();
-    let mut lines: Vec<_> = fs::read_dir(directory.path())
+    limit(&Folders::v2(directory.path()), &parse(json)).unwrap();
+    written(directory.path())
+}
+
+/// The same on v1, where both limits of memory are `now`.
+fn lines_v1(now: i64, json: &str) -> Vec<String> {
+    let directory = tempfile::tempdir().unwrap();
+    for file in ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"] {
+        fs::write(directory.path().join(file), now.to_string()).unwrap();
+    }
+    limit(&Folders::v1(directory.path()), &parse(json)).unwrap();
+    written(directory.path())
+}
+
+fn written(folder: &Path) -> Vec<String> {
+    let mut lines: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|file| file.unwrap().path())
         .map(|file| format!("{}={}", file.file_name().unwrap().display(), fs::read_to_string(&file).unwrap()))
@@ -61,6 +77,37 @@ fn no_limit_is_max() {
 }
 
 #[test]
+fn on_v1_the_limits_are_written_as_they_come() {
+    let json = r#"{"cpu":{"shares":1024,"quota":50000,"period":200000,"cpus":"0-1","mems":"0"},"memory":{"limit":1048576,
+        "swap":2097152,"reservation":4096},"pids":{"limit":100},"hugepageLimits":[{"pageSize":"2MB","limit":0}]}"#;
+    let expected = [
+        "cpu.cfs_period_us=200000",
+        "cpu.cfs_quota_us=50000",
+        "cpu.shares=1024",
+        "cpuset.cpus=0-1",
+        "cpuset.mems=0",
+        "hugetlb.2MB.limit_in_bytes=0",
+        "memory.limit_in_bytes=1048576",
+        "memory.memsw.limit_in_bytes=2097152",
+        "memory.soft_limit_in_bytes=4096",
+        "pids.max=100",
+    ];
+    for now in [1, 1 << 30] {
+        assert_eq!(lines_v1(now, json), expected);
+    }
+    assert_eq!(
+        lines_v1(7, r#"{"memory":{"limit":-1},"cpu":{"quota":-1},"pids":{"limit":-1}}"#),
+        [
+            "cpu.cfs_period_us=100000",
+            "cpu.cfs_quota_us=-1",
+            "memory.limit_in_bytes=-1",
+            "memory.memsw.limit_in_bytes=-1",
+            "pids.max=max"
+        ]
+    );
+}
+
+#[test]
 fn every_limit_that_fails_is_told() {
     for (json, expected) in [
         (r#"{"cpu":{"shares":2}}"#, r#"cpu.weight can't be set to "1""#),
@@ -74,7 +121,7 @@ fn every_limit_that_fails_is_told() {
         (r#"{"hugepageLimits":[{"pageSize":"2MB","limit":7}]}"#, r#"hugetlb.2MB.max can't be set to "7""#),
         (r#"{"unified":{"x.max":"9"}}"#, r#"x.max can't be set to "9""#),
     ] {
-        let error = limit(Path::new("/nonexistent"), &parse(json)).unwrap_err();
+        let error = limit(&Folders::v2(Path::new("/nonexistent")), &parse(json)).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         let CgroupError::Limit { source, .. } = error else { panic!("{error}") };
         assert_eq!(source.kind(), io::ErrorKind::NotFound);
@@ -89,7 +136,23 @@ fn files_that_are_no_limits_are_refused() {
         r#"{"hugepageLimits":[{"pageSize":"../2MB","limit":0}]}"#,
         r#"{"cpu":{"realtimeRuntime":1}}"#,
     ] {
-        let refused = limit(Path::new("/nonexistent"), &parse(json));
+        let refused = limit(&Folders::v2(Path::new("/nonexistent")), &parse(json));
         assert!(matches!(refused, Err(CgroupError::Unsupported { .. })), "{json}");
+    }
+}
+
+#[test]
+fn on_v1_every_limit_that_fails_is_told() {
+    for (json, expected) in [
+        (r#"{"cpu":{"shares":2}}"#, r#"cpu.shares can't be set to "2""#),
+        (r#"{"cpu":{"quota":1000}}"#, r#"cpu.cfs_quota_us can't be set to "1000""#),
+        (r#"{"memory":{"limit":-1}}"#, r#"memory.limit_in_bytes can't be set to "-1""#),
+        (r#"{"memory":{"reservation":1}}"#, r#"memory.soft_limit_in_bytes can't be set to "1""#),
+        (r#"{"memory":{"swap":1}}"#, r#"memory.memsw.limit_in_bytes can't be set to "1""#),
+        (r#"{"hugepageLimits":[{"pageSize":"2MB","limit":7}]}"#, r#"hugetlb.2MB.limit_in_bytes can't be set to "7""#),
+        (r#"{"unified":{"memory.max":"9"}}"#, "linux.resources.unified: not supported"),
+    ] {
+        let error = limit(&Folders::v1(Path::new("/nonexistent")), &parse(json)).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }

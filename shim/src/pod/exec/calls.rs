@@ -182,6 +182,10 @@ async fn begin(
             let (channel, done) = Channel::open(container.clone(), &exec)?;
             Ok((Some(channel), Box::pin(async move { exec.follow_channel(done).await })))
         }
+        Program::Ping => {
+            let streams = Streams::open(&exec.stdio)?;
+            Ok((None, Box::pin(async move { exec.ping(streams).await })))
+        }
         Program::Command(command) => {
             let streams = Streams::open(&exec.stdio)?;
             exec.begin(&command, &streams).await.map_err(PodError::Exec)?;

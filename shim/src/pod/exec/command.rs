@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use containerd_shim::api::ExecProcessRequest;
 use oci_spec::runtime::Process;
 
-use vireo_runtimeclass::machine_service::CHANNEL;
+use vireo_runtimeclass::machine_service::{CHANNEL, PING};
 
 use crate::guest_agent;
 use crate::pod::PodError;
@@ -17,6 +17,8 @@ pub enum Program {
     Command(Command),
     /// The machine's service, over the exec's streams.
     Channel,
+    /// A question whether the guest's agent answers.
+    Ping,
 }
 
 /// A command line and its environment.
@@ -60,6 +62,13 @@ impl Program {
                 "exec with a terminal: not supported by vireo: the guest agent has none; leave the terminal out (kubectl \
                  exec without -t), or attach to the console",
             ));
+        }
+        if program == PING {
+            return if arguments.is_empty() {
+                Ok(Program::Ping)
+            } else {
+                Err(PodError::Invalid("exec of /.vireo/ping: it takes no arguments".into()))
+            };
         }
         let environment = process.env().clone().unwrap_or_default();
         Ok(Program::Command(Command { program, arguments, environment }))
@@ -112,6 +121,13 @@ mod tests {
             let error = Program::read(&request).unwrap_err().to_string();
             assert!(error.starts_with(text), "{error}");
         }
+    }
+
+    #[test]
+    fn a_ping_takes_no_arguments() {
+        assert_eq!(Program::read(&exec_request("a", "e", &["/.vireo/ping"])).unwrap(), Program::Ping);
+        let error = Program::read(&exec_request("a", "e", &["/.vireo/ping", "-c", "3"])).unwrap_err().to_string();
+        assert!(error.starts_with("exec of /.vireo/ping: it takes no arguments"), "{error}");
     }
 
     #[test]

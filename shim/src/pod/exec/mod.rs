@@ -35,8 +35,12 @@ const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_mi
 const AWAY: Duration = Duration::from_mins(1);
 /// How long a guest may take to end a killed command, before that is no longer looked at.
 const KILLED: Duration = Duration::from_secs(30);
-/// Exit codes, as a shell has them: the command couldn't be run; what became of it isn't known.
+/// How long a machine whose agent's channel has closed may take to be known to be over.
+const ENDING: Duration = Duration::from_secs(2);
+/// Exit codes, as a shell has them: a ping has no answer; the command couldn't be run; it was killed; what became of it isn't known.
+const NO_ANSWER: u32 = 1;
 const NOT_RUN: u32 = 126;
+const KILLED_CODE: u32 = 128 + libc::SIGKILL.unsigned_abs();
 const UNKNOWN: u32 = 255;
 
 /// One command, or one channel.
@@ -90,7 +94,24 @@ impl Exec {
     async fn follow_channel(&self, done: oneshot::Receiver<()>) -> u32 {
         tokio::select! {
             _ = done => 0,
-            () = self.killed.notified() => 128 + libc::SIGKILL.unsigned_abs(),
+            () = self.killed.notified() => KILLED_CODE,
+        }
+    }
+
+    /// Asks the agent. Returns an exit code: a probe fails by that, and would make nothing of an exec that can't be started.
+    async fn ping(&self, mut streams: Streams) -> u32 {
+        let answered = async {
+            match self.agent.ping().await {
+                Ok(()) => 0,
+                Err(error) => {
+                    streams.complain(&format!("{:#}", anyhow::Error::from(error))).await;
+                    NO_ANSWER
+                }
+            }
+        };
+        tokio::select! {
+            code = answered => code,
+            () = self.killed.notified() => KILLED_CODE,
         }
     }
 
@@ -100,16 +121,17 @@ impl Exec {
         let finished = async {
             match self.finish(command, &mut streams, &machine).await {
                 Ok(code) => code,
-                Err((code, text)) => {
-                    streams.complain(&text).await;
-                    code
+                Err(failure) if failure.closed && ends_soon(machine.clone()).await => KILLED_CODE,
+                Err(failure) => {
+                    streams.complain(&failure.text).await;
+                    failure.code
                 }
             }
         };
         tokio::select! {
             code = finished => code,
-            () = self.killed.notified() => 128 + libc::SIGKILL.unsigned_abs(),
-            _ = state.wait_for(|state| matches!(state, State::Ended { .. })) => 128 + libc::SIGKILL.unsigned_abs(),
+            () = self.killed.notified() => KILLED_CODE,
+            _ = state.wait_for(|state| matches!(state, State::Ended { .. })) => KILLED_CODE,
         }
     }
 
@@ -118,17 +140,16 @@ impl Exec {
         command: &Command,
         streams: &mut Streams,
         state: &watch::Receiver<State>,
-    ) -> Result<u32, (u32, String)> {
-        let told = |error: AgentError| format!("exec: {:#}", anyhow::Error::from(error));
+    ) -> Result<u32, Failure> {
         if streams.has_input() {
             let input = streams.input(&self.input_closed).await;
-            let input = input.map_err(|error| (NOT_RUN, format!("exec: stdin: {error}")))?;
-            self.run(command, &input).await.map_err(|error| (NOT_RUN, told(error)))?;
+            let input = input.map_err(|error| Failure::new(NOT_RUN, format!("exec: stdin: {error}")))?;
+            self.run(command, &input).await.map_err(|error| Failure::of(NOT_RUN, error))?;
         }
         let Some(pid) = *lock(&self.guest_pid) else { return Ok(UNKNOWN) };
-        let status = wait(&self.agent, pid, state).await.map_err(|error| (UNKNOWN, told(error)))?;
+        let status = wait(&self.agent, pid, state).await.map_err(|error| Failure::of(UNKNOWN, error))?;
         let decoded = status.stdout().and_then(|stdout| Ok((stdout, status.stderr()?)));
-        let (stdout, stderr) = decoded.map_err(|error| (UNKNOWN, format!("exec: output: {error}")))?;
+        let (stdout, stderr) = decoded.map_err(|error| Failure::new(UNKNOWN, format!("exec: output: {error}")))?;
         streams.output(&stdout, &stderr).await;
         if status.truncated() {
             streams.complain("exec: the guest agent cut the output off").await;
@@ -140,6 +161,31 @@ impl Exec {
         let exit = Exit { code, at: SystemTime::now() };
         self.life.step(Step::Ended(exit.clone())).ok().map(|()| exit)
     }
+}
+
+/// Why nothing is known of a command's end.
+struct Failure {
+    code: u32,
+    text: String,
+    /// The agent's channel is closed, as it is when the machine ends.
+    closed: bool,
+}
+
+impl Failure {
+    fn new(code: u32, text: String) -> Failure {
+        Failure { code, text, closed: false }
+    }
+
+    fn of(code: u32, error: AgentError) -> Failure {
+        let closed = matches!(error, AgentError::Closed | AgentError::Io(_));
+        Failure { code, text: format!("exec: {:#}", anyhow::Error::from(error)), closed }
+    }
+}
+
+/// Whether a machine is over, or is within [`ENDING`]: its channels close before its end is told.
+async fn ends_soon(mut state: watch::Receiver<State>) -> bool {
+    let ended = state.wait_for(|state| matches!(state, State::Ended { .. }));
+    tokio::time::timeout(ENDING, ended).await.is_ok()
 }
 
 /// Waits for the end of a process in the guest.

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use nix::sys::stat::Mode;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::guest_agent::tests::agent;
@@ -23,17 +24,24 @@ type Ran = Arc<Mutex<Vec<Value>>>;
 
 /// A running machine; its guest runs `cat`, which prints its input and then fails with 3, and `sleep`, which lasts until it is killed.
 async fn booted() -> (Bench, Ran) {
+    let (bench, ran, _) = booted_with_agent().await;
+    (bench, ran)
+}
+
+/// The same, and the agent, which goes on unless it is aborted.
+async fn booted_with_agent() -> (Bench, Ran, JoinHandle<()>) {
     let bench = Bench::new(State::Ready, true, None);
     bench.pod.create(&bench.request("a")).await.unwrap();
     bench.pod.start("a").await.unwrap();
     let ran = Ran::default();
     let list = ran.clone();
-    tokio::spawn(agent(bench.machine.agent_port(), move |command, arguments| {
+    let agent = tokio::spawn(agent(bench.machine.agent_port(), move |command, arguments| {
         let mut list = list.lock().unwrap();
         let killed = |list: &[Value]| list.iter().any(|exec| exec["path"] == "kill");
         let answer = match command {
             "guest-info" => json!({"version": "8"}),
             "guest-ping" | "guest-get-osinfo" => json!({}),
+            "guest-get-host-name" => json!({"host-name": "guest"}),
             "guest-exec" if arguments["path"] == "nothing" => {
                 return Some(json!({"error": {"class": "GenericError", "desc": "no such file"}}).to_string() + "\n");
             }
@@ -56,7 +64,7 @@ async fn booted() -> (Bench, Ran) {
         };
         Some(json!({"return": answer}).to_string() + "\n")
     }));
-    (bench, ran)
+    (bench, ran, agent)
 }
 
 fn fifo(bench: &Bench, name: &str) -> String {
@@ -97,6 +105,21 @@ async fn a_command_gets_its_input_and_gives_output_and_code() {
     let topics = ["/tasks/create", "/tasks/start", "/tasks/exec-added", "/tasks/exec-started", "/tasks/exit"];
     assert_eq!(bench.topics(), topics);
     bench.machine.end(0, None);
+}
+
+#[tokio::test]
+async fn a_ping_asks_the_agent_and_runs_nothing() {
+    let (bench, ran, agent) = booted_with_agent().await;
+    let ping = async |id: &str| {
+        bench.pod.add_exec(&exec_request("a", id, &["/.vireo/ping"])).unwrap();
+        soon(bench.pod.start_exec("a", id)).await.unwrap();
+        bench.pod.wait_exec("a", id).await.unwrap().code
+    };
+    assert_eq!(ping("there").await, 0);
+    agent.abort();
+    let _ = agent.await;
+    assert_eq!(ping("gone").await, 1);
+    assert!(ran.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -145,6 +168,24 @@ async fn commands_end_with_their_machine() {
     soon(bench.pod.start_exec("a", "e")).await.unwrap();
     bench.machine.end(0, None);
     assert_eq!(soon(bench.pod.wait_exec("a", "e")).await.unwrap().code, 137);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_closes_first_is_the_machine_s_end() {
+    for (ends, code) in [(true, KILLED_CODE), (false, UNKNOWN)] {
+        let (bench, _, agent) = booted_with_agent().await;
+        bench.pod.add_exec(&exec_request("a", "e", &["sleep", "9"])).unwrap();
+        soon(bench.pod.start_exec("a", "e")).await.unwrap();
+        agent.abort();
+        assert!(agent.await.is_err());
+        // The command is asked after, in vain, and its end isn't told yet.
+        tokio::time::sleep(ENDING / 2).await;
+        assert!(bench.pod.exec("a", "e").unwrap().1.phase().exit().is_none());
+        if ends {
+            bench.machine.end(0, None);
+        }
+        assert_eq!(bench.pod.wait_exec("a", "e").await.unwrap().code, code);
+    }
 }
 
 #[tokio::test(start_paused = true)]

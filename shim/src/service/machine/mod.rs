@@ -8,8 +8,10 @@ pub mod guard;
 mod guest;
 mod socket;
 mod streams;
+mod vsock;
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tonic::{Request, Response, Status, Streaming};
 use vireo_runtimeclass::machine_service::v1::{self, machine_server::Machine as Service};
@@ -81,7 +83,7 @@ fn agent_status(error: AgentError) -> Status {
     let made: fn(String) -> Status = match &error {
         AgentError::NotConnected | AgentError::Reply { .. } => Status::failed_precondition,
         AgentError::NoAnswer { .. } => Status::deadline_exceeded,
-        AgentError::Closed | AgentError::Io(_) => Status::unavailable,
+        AgentError::Closed | AgentError::Io(_) | AgentError::Rebooted { .. } => Status::unavailable,
     };
     made(format!("{:#}", anyhow::Error::from(error)))
 }
@@ -90,10 +92,11 @@ fn agent_status(error: AgentError) -> Status {
 impl Service for MachineService {
     type ConsoleStream = streams::Boxed<v1::ConsoleResponse>;
     type EventsStream = streams::Boxed<v1::EventsResponse>;
+    type VsockStream = streams::Boxed<v1::VsockResponse>;
 
     async fn info(&self, _: Request<v1::InfoRequest>) -> Result<Response<v1::InfoResponse>, Status> {
         let container = self.container()?;
-        let machine = self.machine()?;
+        let (machine, agent) = (self.machine()?, self.agent()?);
         let (state, reason) = told(&machine.state().borrow());
         let annotation = |key| container.bundle.annotation(key).unwrap_or_default().to_owned();
         Ok(Response::new(v1::InfoResponse {
@@ -103,7 +106,8 @@ impl Service for MachineService {
             state: state.into(),
             reason,
             pid: machine.pid(),
-            agent_connected: self.agent()?.is_connected(),
+            agent_connected: agent.is_connected(),
+            frozen: agent.holds_file_systems(),
         }))
     }
 
@@ -111,11 +115,11 @@ impl Service for MachineService {
         let metrics = self.container()?.with_cgroup(crate::cgroup::metrics);
         let metrics = metrics.ok_or_else(|| Status::not_found("the machine is gone"))?;
         let metrics = metrics.map_err(|error| Status::unknown(error.to_string()))?;
-        let memory = &metrics.memory;
+        let usage = metrics.usage();
         Ok(Response::new(v1::UsageResponse {
-            cpu_nanoseconds: metrics.cpu.usage_usec.saturating_mul(1000),
-            memory_bytes: memory.usage.saturating_sub(memory.inactive_file),
-            memory_limit_bytes: if memory.usage_limit == u64::MAX { 0 } else { memory.usage_limit },
+            cpu_nanoseconds: usage.cpu,
+            memory_bytes: usage.memory,
+            memory_limit_bytes: usage.memory_limit.unwrap_or(0),
         }))
     }
 
@@ -147,6 +151,18 @@ impl Service for MachineService {
         Ok(Response::new(v1::NmiResponse {}))
     }
 
+    async fn soft_reboot(&self, _: Request<v1::SoftRebootRequest>) -> Result<Response<v1::SoftRebootResponse>, Status> {
+        log::info!("a soft reboot is asked for");
+        if matches!(*self.machine()?.state().borrow(), State::Paused(_)) {
+            return Err(Status::failed_precondition("soft reboot: the machine is paused; resume it first"));
+        }
+        match self.agent()?.reboot().await {
+            Err(AgentError::NotConnected | AgentError::NoAnswer { .. }) => self.act(MachineRequest::Reboot).await?,
+            asked => asked.map_err(agent_status)?,
+        }
+        Ok(Response::new(v1::SoftRebootResponse {}))
+    }
+
     async fn console(
         &self,
         request: Request<Streaming<v1::ConsoleRequest>>,
@@ -156,6 +172,13 @@ impl Service for MachineService {
 
     async fn events(&self, _: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         Ok(Response::new(streams::events(self.machine()?.state())))
+    }
+
+    async fn vsock(
+        &self,
+        request: Request<Streaming<v1::VsockRequest>>,
+    ) -> Result<Response<Self::VsockStream>, Status> {
+        vsock::connect(&self.machine()?, request.into_inner()).await.map(Response::new)
     }
 
     async fn guest_info(&self, _: Request<v1::GuestInfoRequest>) -> Result<Response<v1::GuestInfoResponse>, Status> {
@@ -173,8 +196,9 @@ impl Service for MachineService {
         guest::file_systems(&self.agent()?).await.map(Response::new).map_err(agent_status)
     }
 
-    async fn freeze(&self, _: Request<v1::FreezeRequest>) -> Result<Response<v1::FreezeResponse>, Status> {
-        let frozen = self.agent()?.freeze().await.map_err(agent_status)?;
+    async fn freeze(&self, request: Request<v1::FreezeRequest>) -> Result<Response<v1::FreezeResponse>, Status> {
+        let limit = Some(request.into_inner().timeout_milliseconds).filter(|limit| *limit != 0);
+        let frozen = self.agent()?.freeze(limit.map(Duration::from_millis)).await.map_err(agent_status)?;
         Ok(Response::new(v1::FreezeResponse { frozen }))
     }
 

@@ -8,7 +8,7 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::{Status, Streaming};
@@ -24,10 +24,10 @@ pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// Bytes of output in a message.
 const PIECE: usize = 4096;
 
-/// The task that types; it ends with this value.
-struct Typing(JoinHandle<()>);
+/// A task that passes on what a client sends; it ends with this value.
+pub struct Task(pub JoinHandle<()>);
 
-impl Drop for Typing {
+impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -39,25 +39,35 @@ pub fn console(
     container: Weak<Container>,
     requests: Streaming<v1::ConsoleRequest>,
 ) -> Result<Boxed<v1::ConsoleResponse>, Status> {
+    let (ours, theirs) = socket("console")?;
+    machine.attach_console(theirs).map_err(|error| Status::failed_precondition(error.to_string()))?;
+    let (output, input) = ours.into_split();
+    let typing = Task(tokio::spawn(type_in(requests, input, container)));
+    Ok(pieces(output, typing, PIECE, |output| v1::ConsoleResponse { output }))
+}
+
+/// A socket pair for a machine, whose end comes second.
+pub fn socket(of: &str) -> Result<(UnixStream, StdUnixStream), Status> {
     let socket = || {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;
         Ok::<_, std::io::Error>((UnixStream::from_std(ours)?, theirs))
     };
-    let (ours, theirs) = socket().map_err(|error| Status::resource_exhausted(format!("console: {error}")))?;
-    machine.attach_console(theirs).map_err(|error| Status::failed_precondition(error.to_string()))?;
-    let (output, input) = ours.into_split();
-    let typing = Typing(tokio::spawn(type_in(requests, input, container)));
-    Ok(Box::pin(unfold((output, typing), |(mut output, typing)| async move {
-        let mut piece = vec![0; PIECE];
+    socket().map_err(|error| Status::resource_exhausted(format!("{of}: {error}")))
+}
+
+/// What comes from a machine, as messages of at most `most` bytes, to its end. `task` ends with the stream.
+pub fn pieces<T: Send + 'static>(output: OwnedReadHalf, task: Task, most: usize, made: fn(Vec<u8>) -> T) -> Boxed<T> {
+    Box::pin(unfold((output, task), move |(mut output, task)| async move {
+        let mut piece = vec![0; most];
         match output.read(&mut piece).await {
             Ok(count @ 1..) => {
                 piece.truncate(count);
-                Some((Ok(v1::ConsoleResponse { output: piece }), (output, typing)))
+                Some((Ok(made(piece)), (output, task)))
             }
             _ => None,
         }
-    })))
+    }))
 }
 
 async fn type_in(

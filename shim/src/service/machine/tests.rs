@@ -84,10 +84,99 @@ async fn a_guest_is_asked_through_its_agent() {
     assert_eq!((users[0].name.as_str(), users.len()), ("root", 1));
     let systems = client.guest_file_systems(v1::GuestFileSystemsRequest {}).await.unwrap().into_inner().file_systems;
     assert_eq!((systems[0].mount_point.as_str(), systems[0].total_bytes), ("/", 0));
-    assert_eq!(client.freeze(v1::FreezeRequest {}).await.unwrap().into_inner().frozen, 2);
+    assert_eq!(client.freeze(v1::FreezeRequest::default()).await.unwrap().into_inner().frozen, 2);
     let refused = client.thaw(v1::ThawRequest {}).await.unwrap_err();
     assert!(refused.message().ends_with("refused: GenericError: no"), "{refused}");
-    assert!(client.info(v1::InfoRequest {}).await.unwrap().into_inner().agent_connected);
+    let info = client.info(v1::InfoRequest {}).await.unwrap().into_inner();
+    assert!(info.agent_connected && info.frozen, "{info:?}");
+    bench.machine.end(0, None);
+}
+
+#[tokio::test]
+async fn a_guest_is_asked_to_reboot_by_its_agent_or_by_its_button() {
+    let Served { bench, socket: _socket, mut client, .. } = serve().await;
+    let pressed = || bench.machine.calls.lock().unwrap().iter().filter(|call| **call == "reboot").count();
+    client.soft_reboot(v1::SoftRebootRequest {}).await.unwrap();
+    assert_eq!(pressed(), 1, "there is no agent yet");
+    let machine = bench.machine.clone();
+    tokio::spawn(agent(bench.machine.agent_port(), move |command, arguments| match command {
+        "guest-ping" => Some("{\"return\": {}}\n".into()),
+        "guest-shutdown" => {
+            assert_eq!(*arguments, serde_json::json!({"mode": "reboot"}));
+            machine.reboot();
+            None
+        }
+        "guest-sync-delimited" => None,
+        _ => Some("{\"error\": {\"desc\": \"no\"}}\n".into()),
+    }));
+    let mut there = bench.pod.container("a").unwrap().agent().unwrap().presence();
+    soon(there.wait_for(|there| *there)).await.unwrap();
+    client.soft_reboot(v1::SoftRebootRequest {}).await.unwrap();
+    assert_eq!(pressed(), 1, "its agent was asked");
+    client.pause(v1::PauseRequest {}).await.unwrap();
+    let paused = client.soft_reboot(v1::SoftRebootRequest {}).await.unwrap_err();
+    assert_eq!(paused.message(), "soft reboot: the machine is paused; resume it first");
+    bench.machine.end(0, None);
+}
+
+#[tokio::test]
+async fn a_port_of_the_guests_vsock_is_reached() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use v1::vsock_request::Input;
+
+    let Served { bench, socket: _socket, client, .. } = serve().await;
+    let asked = |inputs: Vec<Input>| {
+        let requests = inputs.into_iter().map(|input| v1::VsockRequest { input: Some(input) });
+        let (mut client, requests) = (client.clone(), futures_util::stream::iter(requests));
+        tokio::spawn(async move { client.vsock(requests).await.map(tonic::Response::into_inner) })
+    };
+    let guest = async || {
+        soon(async {
+            loop {
+                if let Some(client) = bench.machine.vsock_client() {
+                    break client;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    };
+    let call = asked(vec![Input::Port(1234), Input::Data(b"hel".to_vec()), Input::Data(b"lo".to_vec())]);
+    let (port, mut stream) = guest().await;
+    stream.write_all(b"OK 4294967295\nwelcome").await.unwrap();
+    let mut told = soon(call).await.unwrap().unwrap();
+    assert_eq!(soon(told.message()).await.unwrap().unwrap().data, b"welcome");
+    // The requests' end is the guest's.
+    let mut heard = String::new();
+    soon(stream.read_to_string(&mut heard)).await.unwrap();
+    assert_eq!((port, heard.as_str()), (1234, "hello"));
+    // More than a message's worth still comes.
+    stream.write_all(&vec![b'x'; 100_000]).await.unwrap();
+    drop(stream);
+    let mut count = 0;
+    while let Some(piece) = soon(told.message()).await.unwrap() {
+        count += piece.data.len();
+    }
+    assert_eq!(count, 100_000);
+
+    let call = asked(vec![Input::Port(22)]);
+    drop(guest().await);
+    let refused = soon(call).await.unwrap().unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (tonic::Code::FailedPrecondition, "vsock: nothing in the guest listens on port 22")
+    );
+    for first in [vec![], vec![Input::Data(vec![1])]] {
+        let refused = soon(asked(first)).await.unwrap().unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    }
+    // A VMM that says something else is not believed.
+    for nonsense in [&b"HTTP/1.1 200 OK\r\n"[..], b"NO\n", b"no end of the line"] {
+        let call = asked(vec![Input::Port(22)]);
+        guest().await.1.write_all(nonsense).await.unwrap();
+        let refused = soon(call).await.unwrap().unwrap_err();
+        assert_ne!(refused.code(), tonic::Code::Ok, "{refused}");
+    }
     bench.machine.end(0, None);
 }
 

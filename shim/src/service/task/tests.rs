@@ -73,7 +73,8 @@ async fn a_task_by_rpc() {
     let connect = client.connect(context(), &ConnectRequest { id: id.clone(), ..Default::default() }).await.unwrap();
     assert_eq!((connect.shim_pid, connect.task_pid), (std::process::id(), 4242));
     let numbers = client.stats(context(), &StatsRequest { id: id.clone(), ..Default::default() }).await.unwrap();
-    assert_eq!(numbers.stats.type_url, "io.containerd.cgroups.v2.Metrics");
+    let version = if served.bench.cgroup("a").is_unified() { "v2" } else { "v1" };
+    assert_eq!(numbers.stats.type_url, format!("io.containerd.cgroups.{version}.Metrics"));
     let resize = ResizePtyRequest { id: id.clone(), width: 80, height: 25, ..Default::default() };
     client.resize_pty(context(), &resize).await.unwrap();
     let pause = PauseRequest { id: id.clone(), ..Default::default() };
@@ -128,7 +129,7 @@ async fn a_creation_that_nobody_waits_for_leaves_nothing() {
 }
 
 /// Waits until nothing of container `a` is left.
-async fn gone(served: &Served, cgroup: &std::path::Path) {
+async fn gone(served: &Served, cgroup: &crate::cgroup::Folders) {
     while cgroup.exists() || served.bench.pod.container("a").is_ok() {
         tokio::task::yield_now().await;
     }

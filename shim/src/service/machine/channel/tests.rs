@@ -100,7 +100,9 @@ async fn whoever_may_exec_looks_and_the_controller_acts() {
         other.reset(v1::ResetRequest {}).await.unwrap_err(),
         other.power_button(v1::PowerButtonRequest {}).await.unwrap_err(),
         other.nmi(v1::NmiRequest {}).await.unwrap_err(),
-        other.freeze(v1::FreezeRequest {}).await.unwrap_err(),
+        other.freeze(v1::FreezeRequest::default()).await.unwrap_err(),
+        other.soft_reboot(v1::SoftRebootRequest {}).await.unwrap_err(),
+        other.vsock(futures_util::stream::empty::<v1::VsockRequest>()).await.unwrap_err(),
         other.thaw(v1::ThawRequest {}).await.unwrap_err(),
     ];
     assert!(none.iter().all(|status| status.code() == Code::Unauthenticated), "{none:?}");

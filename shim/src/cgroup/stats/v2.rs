@@ -1,6 +1,4 @@
-//! A cgroup's numbers as containerd wants them: `io.containerd.cgroups.v2.Metrics`.
-//!
-//! containerd-shim fills most of it from cgroups-rs; the rest is added here.
+//! v2's numbers: containerd-shim fills most of them from cgroups-rs; the rest is added here.
 
 use std::fs;
 use std::io;
@@ -11,10 +9,11 @@ use cgroups_rs::fs::memory::MemController;
 use containerd_shim::cgroup::collect_metrics_v2;
 use containerd_shim::protos::cgroups_v2::metrics::{HugeTlbStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics};
 
-use super::{CgroupError, group};
+use super::{number, text};
+use crate::cgroup::{CgroupError, group};
 
-/// Reads the numbers of the cgroup at `path`. A controller that is off has none; a cgroup that is gone is an error.
-pub fn metrics(path: &Path) -> Result<Metrics, CgroupError> {
+/// Reads the numbers of the cgroup at `path`.
+pub(super) fn metrics(path: &Path) -> Result<Metrics, CgroupError> {
     let failed = |file, source| CgroupError::Read { path: path.into(), file, source };
     // cgroups-rs takes a cgroup that is gone for one that has used nothing.
     fs::metadata(path.join("cpu.stat")).map_err(|source| failed("cpu.stat", source))?;
@@ -95,18 +94,6 @@ fn memory_events(path: &Path) -> MemoryEvents {
         oom_kill: get("oom_kill"),
         oom_group_kill: get("oom_group_kill"),
         ..Default::default()
-    }
-}
-
-fn text(path: &Path, file: &str) -> String {
-    fs::read_to_string(path.join(file)).unwrap_or_default()
-}
-
-/// A file of one number. `max`, the absence of a limit, is told as containerd's own reader does.
-fn number(path: &Path, file: &str) -> u64 {
-    match text(path, file).trim() {
-        "max" => u64::MAX,
-        digits => digits.parse().unwrap_or(0),
     }
 }
 
