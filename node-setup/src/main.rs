@@ -34,7 +34,11 @@ enum Command {
         ephemeral: Vec<String>,
     },
     /// Say what this node lacks to run VM pods, and what to do about it
-    Check,
+    Check {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     #[command(flatten)]
     Machines(machines::Command),
 }
@@ -42,7 +46,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run { manifest, rate_limits, ephemeral } => run::run(&manifest, rate_limits.as_deref(), &ephemeral),
-        Command::Check => Ok(check::check()),
+        Command::Check { json } => check::check(json),
         Command::Machines(command) => machines::run(&command),
     };
     result.unwrap_or_else(|error| {

@@ -8,8 +8,10 @@ use super::host::version_of;
 type Checked = Result<String, (String, &'static str)>;
 
 const CONFIG: &str = "/etc/containerd/config.toml";
-const RUNTIME_TYPE: &str = "io.containerd.vireo.v2";
+pub(super) const RUNTIME_TYPE: &str = "io.containerd.vireo.v2";
 const OLDEST: (u32, u32) = (1, 6);
+/// Where it listens unless it is told otherwise.
+const SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// containerd is there and new enough.
 pub(super) fn version() -> Checked {
@@ -27,13 +29,25 @@ pub(super) fn version() -> Checked {
 /// The runtime is configured, and pods' annotations reach it.
 pub(super) fn runtime() -> Checked {
     let remedy = "run node-setup/install.sh";
-    // What containerd itself makes of its files, imports and all; else what stands in the main one.
-    let dump = Command::new("containerd").args(["config", "dump"]).output();
-    let config = match dump {
-        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
-        _ => fs::read_to_string(CONFIG).map_err(|error| (format!("{CONFIG}: {error}"), remedy))?,
-    };
+    let config = dump().map_err(|error| (format!("{CONFIG}: {error}"), remedy))?;
     examine(&config).map(|()| "vireo, with pod annotations".to_owned()).map_err(|found| (found, remedy))
+}
+
+/// What containerd itself makes of its files, imports and all; else what stands in the main one.
+pub(super) fn dump() -> std::io::Result<String> {
+    match Command::new("containerd").args(["config", "dump"]).output() {
+        Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        _ => fs::read_to_string(CONFIG),
+    }
+}
+
+/// Where a containerd of this configuration listens.
+pub(super) fn socket(config: &str) -> String {
+    let lines = config.lines().map(str::trim).skip_while(|line| *line != "[grpc]").skip(1);
+    let mut table = lines.take_while(|line| !line.starts_with('['));
+    let address = table.find_map(|line| line.strip_prefix("address")?.trim_start().strip_prefix('='));
+    let address = address.map(|value| value.trim().trim_matches(['"', '\'']));
+    address.filter(|address| !address.is_empty()).unwrap_or(SOCKET).to_owned()
 }
 
 /// Looks for the runtime's table in a TOML text: `[….containerd.runtimes.vireo]`.
@@ -77,7 +91,9 @@ version = 2
     #[test]
     fn the_runtimes_table() {
         assert_eq!(examine(TABLE), Ok(()));
-        assert_eq!(examine(&TABLE.replace('"', "'")), Ok(()));
+        // As containerd 2.x prints it.
+        let newer = TABLE.replace("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime").replace('"', "'");
+        assert_eq!(examine(&newer), Ok(()));
         assert_eq!(
             examine(&TABLE.replace(".runtimes.vireo", ".runtimes.other")).unwrap_err(),
             "containerd knows no runtime vireo"
@@ -89,5 +105,12 @@ version = 2
         );
         assert!(examine(&TABLE.replace("vireo.dev/*", "x/*")).unwrap_err().contains("VM specs would not reach it"));
         assert!(examine("").is_err());
+    }
+
+    #[test]
+    fn where_it_listens() {
+        assert_eq!(socket(TABLE), SOCKET);
+        assert_eq!(socket("[grpc]\n  address = ''\n[ttrpc]\n  address = '/x'\n"), SOCKET);
+        assert_eq!(socket("address = '/x'\n[grpc]\n  gid = 0\n  address = \"/y\"\n"), "/y");
     }
 }

@@ -6,15 +6,16 @@ use std::process::Command;
 
 use kvm_ioctls::Kvm;
 use vireo_runtimeclass::pod::NODE_CONFIG;
+use vireo_shim::cgroup::Folders;
 use vireo_shim::node_config::{BIOS, EFI_CODE, EFI_VARIABLES, NodeConfig};
 use vireo_shim::translate::kvm_hint;
 use vireo_shim::volume::{Purpose, open_local};
 use vireo_vmm::machine::check_kvm;
 
-/// `clone3` straight into a cgroup (`CLONE_INTO_CGROUP`) came with this kernel; all else that Vireo uses is older.
-const OLDEST_KERNEL: (u32, u32) = (5, 7);
-/// The controllers that a pod's limits are made of.
-const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// `CLOSE_RANGE_CLOEXEC`, by which a VMM gets no descriptor too many, came with this kernel; all else that Vireo uses is older.
+const OLDEST_KERNEL: (u32, u32) = (5, 11);
+/// The controllers that a pod's limits and statistics are made of; the last is one of its own in v1 only.
+const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "cpuacct"];
 
 type Checked = Result<String, (String, &'static str)>;
 
@@ -34,7 +35,7 @@ pub(super) fn kernel() -> Checked {
     let release = release.trim();
     match version_of(release) {
         Some(version) if version >= OLDEST_KERNEL => Ok(release.to_owned()),
-        _ => Err((format!("{release:?}"), "update it to 5.7 or newer")),
+        _ => Err((format!("{release:?}"), "update it to 5.11 or newer")),
     }
 }
 
@@ -44,17 +45,14 @@ pub(super) fn version_of(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The unified hierarchy, with the controllers.
-pub(super) fn cgroup() -> Checked {
-    let path = "/sys/fs/cgroup/cgroup.controllers";
-    let Ok(controllers) = fs::read_to_string(path) else {
-        let remedy = "boot with systemd.unified_cgroup_hierarchy=1; cgroup v1 is not supported";
-        return Err((format!("no {path}"), remedy));
-    };
-    let missing: Vec<_> =
-        CONTROLLERS.into_iter().filter(|c| !controllers.split_whitespace().any(|x| x == *c)).collect();
+/// The hierarchies of either version, with the controllers.
+pub(super) fn cgroups() -> Checked {
+    let root = Folders::at(Path::new("")).map_err(|error| (error.to_string(), "mount cgroup v2 at /sys/fs/cgroup"))?;
+    let v2 = root.is_unified();
+    let wanted = CONTROLLERS.into_iter().filter(|name| !v2 || *name != "cpuacct");
+    let missing: Vec<_> = wanted.filter(|name| !root.have(name)).collect();
     if missing.is_empty() {
-        return Ok("unified".to_owned());
+        return Ok(if v2 { "v2" } else { "v1" }.to_owned());
     }
     Err((
         format!("without {}", missing.join(", ")),

@@ -2,46 +2,19 @@
 
 mod containerd;
 mod host;
+mod running;
 
 use std::process::ExitCode;
 
-/// What came of one check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Verdict {
-    /// It is as it should be.
-    Good(String),
-    /// VMs run without it, but not all of them, or not by containerd.
-    Missing {
-        /// What was found.
-        found: String,
-        /// What to do about it.
-        remedy: &'static str,
-    },
-}
+use anyhow::Result;
+use vireo_node_setup::findings::{Finding, RUNNING_CONTAINERD, Verdict};
 
-/// One check and what came of it.
-#[derive(Debug)]
-struct Finding {
-    subject: &'static str,
-    verdict: Verdict,
-}
-
-impl Finding {
-    fn new(subject: &'static str, result: Result<String, (String, &'static str)>) -> Self {
-        let verdict = match result {
-            Ok(found) => Verdict::Good(found),
-            Err((found, remedy)) => Verdict::Missing { found, remedy },
-        };
-        Self { subject, verdict }
-    }
-}
-
-/// Checks everything and prints the findings; fails if something is missing.
-pub(crate) fn check() -> ExitCode {
+/// Checks everything and prints the findings, as JSON where a program asks; fails if something is missing.
+pub(crate) fn check(json: bool) -> Result<ExitCode> {
     let findings = [
         Finding::new("kvm", host::kvm()),
         Finding::new("kernel", host::kernel()),
-        Finding::new("cgroup v2", host::cgroup()),
+        Finding::new("cgroups", host::cgroups()),
         Finding::new("tun", host::tun()),
         Finding::new("vhost-net", Ok(host::vhost_net())),
         Finding::new("nft", host::nft()),
@@ -50,16 +23,20 @@ pub(crate) fn check() -> ExitCode {
         Finding::new("firmware", host::firmware()),
         Finding::new("containerd", containerd::version()),
         Finding::new("runtime", containerd::runtime()),
+        Finding::new(RUNNING_CONTAINERD, running::runtime()),
     ];
-    let mut all_good = true;
-    for Finding { subject, verdict } in &findings {
-        match verdict {
-            Verdict::Good(found) => println!("ok       {subject}: {found}"),
-            Verdict::Missing { found, remedy } => {
-                all_good = false;
-                println!("MISSING  {subject}: {found}\n         {remedy}");
-            }
-        }
+    if json {
+        println!("{}", serde_json::to_string(&findings)?);
+    } else {
+        findings.iter().for_each(show);
     }
-    if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let all_good = findings.iter().all(Finding::is_good);
+    Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(Finding { subject, verdict }: &Finding) {
+    match verdict {
+        Verdict::Good { found } => println!("ok       {subject}: {found}"),
+        Verdict::Missing { found, remedy } => println!("MISSING  {subject}: {found}\n         {remedy}"),
+    }
 }

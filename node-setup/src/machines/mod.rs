@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Pause(Machine),
     /// Let a paused machine go on
     Resume(Machine),
+    /// Ask the guest to reboot: by its agent, or by the power button
+    SoftReboot(Machine),
     /// Begin anew, as by a reset button
     Reset(Machine),
     /// Press the power button
@@ -69,6 +71,9 @@ async fn act(command: &Command) -> Result<()> {
         Command::Console(which) => console::console(find(&which.machine).await?).await,
         Command::Pause(which) => done(find(&which.machine).await?.pause(ask(v1::PauseRequest {})).await),
         Command::Resume(which) => done(find(&which.machine).await?.resume(ask(v1::ResumeRequest {})).await),
+        Command::SoftReboot(which) => {
+            done(find(&which.machine).await?.soft_reboot(ask(v1::SoftRebootRequest {})).await)
+        }
         Command::Reset(which) => done(find(&which.machine).await?.reset(ask(v1::ResetRequest {})).await),
         Command::PowerButton(which) => {
             done(find(&which.machine).await?.power_button(ask(v1::PowerButtonRequest {})).await)
@@ -77,7 +82,7 @@ async fn act(command: &Command) -> Result<()> {
         Command::Events(which) => events(find(&which.machine).await?).await,
         Command::Guest(which) => tables::guest(find(&which.machine).await?).await,
         Command::Freeze(which) => {
-            let frozen = answered(find(&which.machine).await?.freeze(ask(v1::FreezeRequest {})).await)?.frozen;
+            let frozen = answered(find(&which.machine).await?.freeze(ask(v1::FreezeRequest::default())).await)?.frozen;
             println!("{frozen} file systems are frozen");
             Ok(())
         }

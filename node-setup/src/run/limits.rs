@@ -1,29 +1,27 @@
 //! The machine's rate limits: those of the command line, else those that the manifest's template is annotated with.
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 use vireo_runtimeclass::kubevirt::v1::VirtualMachine;
 use vireo_runtimeclass::pod::{ANNOTATION_PREFIX, ANNOTATION_RATE_LIMITS};
 use vireo_runtimeclass::{RateLimits, parse_rate_limits};
 
 /// `option` is what the command line says.
 pub(super) fn of(vm: &VirtualMachine, option: Option<&str>) -> Result<RateLimits> {
-    let annotations = vm.spec.template.metadata.other.get("annotations").and_then(Value::as_object);
+    let annotations = &vm.spec.template.metadata.annotations;
     let mut limits = RateLimits::default();
-    for (name, value) in annotations.into_iter().flatten().filter(|(name, _)| name.starts_with(ANNOTATION_PREFIX)) {
+    for (name, value) in annotations.iter().filter(|(name, _)| name.starts_with(ANNOTATION_PREFIX)) {
         let path = || format!("spec.template.metadata.annotations.{name}");
         if name != ANNOTATION_RATE_LIMITS {
             bail!("{}: not supported by vireo run; {ANNOTATION_RATE_LIMITS} is", path());
         }
-        // Only strings come through the check of the manifest.
-        limits = parse_rate_limits(value.as_str().unwrap_or_default()).with_context(path)?;
+        limits = parse_rate_limits(value).with_context(path)?;
     }
     option.map_or(Ok(limits), |option| parse_rate_limits(option).context("--rate-limits"))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -60,7 +60,15 @@ pub(crate) fn run(manifest: &Path, rate_limits: Option<&str>, ephemeral: &[Strin
     let name = vm.metadata.name.as_deref().unwrap_or("machine");
     let jail = JailConfig { uid: DEFAULT_ID, gid: DEFAULT_ID };
     let place = Place::Local { folder, ephemeral, jail };
-    let plan = translate(Source { name, spec: Some(spec), limits: &limits, place, node: &node, nics: Vec::new() })?;
+    let plan = translate(Source {
+        name,
+        hostname: None,
+        spec: Some(spec),
+        limits: &limits,
+        place,
+        node: &node,
+        nics: Vec::new(),
+    })?;
     let console = plan.machine.console;
 
     let vmm = start(plan, &open_vmm(&node)?)?;
@@ -72,7 +80,7 @@ pub(crate) fn run(manifest: &Path, rate_limits: Option<&str>, ephemeral: &[Strin
     vmm.control.send(&Command::AttachConsole, &[theirs.as_fd()])?;
     drop(theirs);
     vmm.control.send(&Command::Start { paused: false }, &[])?;
-    let grace = spec.termination_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    let grace = spec.termination_grace_period_seconds.map(u64::from);
     let grace = Duration::from_secs(grace.unwrap_or(GRACE_SECONDS));
     let resizable = (console == ConsoleKind::Virtio).then_some(&terminal);
     let ended = Session::new(&vmm, ours, signals, terminal.is_raw(), resizable, grace)?.until_end();
