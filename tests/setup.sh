@@ -12,22 +12,30 @@ packages=(
     util-linux
     nftables iproute2     # the pod network test
     debian-archive-keyring
+    dpkg-dev              # Kubernetes' source
     mmdebstrap fdisk dosfstools mtools # the full Debian guest
 )
-missing=()
-for package in "${packages[@]}"; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null)" = installed ] || missing+=("$package")
-done
-if [ ${#missing[@]} -gt 0 ]; then
+if [ -n "${FIPS:-}" ]; then
+    packages+=(cmake golang-go) # AWS-LC's FIPS module
+fi
+missing() {
+    for package in "${packages[@]}"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null)" = installed ] || echo "$package"
+    done
+}
+# Twice: what is there from another suite (QEMU's tools from backports, say) apt may remove for the first installation's sake.
+for _ in 1 2; do
+    mapfile -t lacking < <(missing)
+    [ ${#lacking[@]} -gt 0 ] || break
     if [ "$(id -u)" != 0 ]; then
-        echo "Missing Debian packages: ${missing[*]}" >&2
-        echo "Install them as root: apt-get install ${missing[*]}" >&2
+        echo "Missing Debian packages: ${lacking[*]}" >&2
+        echo "Install them as root: apt-get install ${lacking[*]}" >&2
         exit 1
     fi
-    echo "==> installing ${missing[*]}"
+    echo "==> installing ${lacking[*]}"
     begin=$SECONDS
     log=$(mktemp)
-    if ! (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${missing[@]}") \
+    if ! (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${lacking[@]}") \
         < /dev/null > "$log" 2>&1; then
         tail -n 20 "$log" >&2
         echo "apt-get failed; its output is in $log" >&2
@@ -35,6 +43,11 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
     rm -f "$log"
     echo "    done in $((SECONDS - begin)) s"
+done
+mapfile -t lacking < <(missing)
+if [ ${#lacking[@]} -gt 0 ]; then
+    echo "apt-get can't have these together with the others: ${lacking[*]}; see apt-get install --simulate ${packages[*]}" >&2
+    exit 1
 fi
 
 wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")

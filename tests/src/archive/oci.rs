@@ -11,7 +11,9 @@ use crate::cache::hex;
 pub struct Image<'a> {
     /// Its full name, as in `docker.io/library/busybox:1`.
     pub reference: &'a str,
-    /// What runs without a command.
+    /// What runs, whatever its arguments; nothing: the command is all.
+    pub entrypoint: &'a [&'a str],
+    /// What runs without a command, or the arguments where there are none.
     pub command: &'a [&'a str],
     /// Its one layer.
     pub layer: Tar,
@@ -25,6 +27,7 @@ impl Image<'_> {
             "architecture": "amd64",
             "os": "linux",
             "config": {
+                "Entrypoint": self.entrypoint,
                 "Cmd": self.command,
                 "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
             },

@@ -29,6 +29,16 @@ impl Tar {
         self.entry(path, b'6', 0o644, &[], "");
     }
 
+    /// A character device.
+    pub fn char_device(&mut self, path: &str, major: u32, minor: u32) {
+        self.node(path, b'3', 0o666, &[], "", (major, minor));
+    }
+
+    /// A block device.
+    pub fn block_device(&mut self, path: &str, major: u32, minor: u32) {
+        self.node(path, b'4', 0o666, &[], "", (major, minor));
+    }
+
     /// The archive, with its two empty blocks at the end.
     pub fn finish(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 2 * BLOCK, 0);
@@ -36,6 +46,10 @@ impl Tar {
     }
 
     fn entry(&mut self, path: &str, kind: u8, mode: u32, content: &[u8], link: &str) {
+        self.node(path, kind, mode, content, link, (0, 0));
+    }
+
+    fn node(&mut self, path: &str, kind: u8, mode: u32, content: &[u8], link: &str, (major, minor): (u32, u32)) {
         assert!(path.len() <= 100 && link.len() <= 100, "{path}: a name of at most 100 bytes is needed");
         let mut header = [0_u8; BLOCK];
         let mut put = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
@@ -49,6 +63,8 @@ impl Tar {
         put(156, &[kind]);
         put(157, link.as_bytes());
         put(257, b"ustar\x0000");
+        put(329, format!("{major:07o}\0").as_bytes());
+        put(337, format!("{minor:07o}\0").as_bytes());
         // The checksum is taken with its own field read as spaces.
         let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
@@ -73,6 +89,7 @@ mod tests {
         tar.directory("disk");
         tar.file("disk/disk.img", 0o644, b"content");
         tar.symlink("bin", "usr/bin");
+        tar.block_device("disk/vda", 254, 16);
         let mut list =
             Command::new("tar").arg("-tv").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("tar runs");
         list.stdin.take().expect("piped").write_all(&tar.finish()).expect("tar reads");
@@ -80,5 +97,6 @@ mod tests {
         assert!(output.status.success());
         let text = String::from_utf8(output.stdout).expect("names are text");
         assert!(text.contains("disk/disk.img") && text.contains("bin -> usr/bin") && text.contains(" 7 "), "{text}");
+        assert!(text.contains("254,16"), "{text}");
     }
 }

@@ -8,9 +8,11 @@
 //! - [`monitor`], [`console`]: a machine monitor under test, from its start to its guest's words.
 //! - [`entries`]: what tells the first instruction.
 //! - [`samples`]: runs in turns. [`here`]: on this machine's own KVM. [`rounds`], [`idle`], [`load`], [`firmware`]: inside a node.
-//! - [`micro`]: without a guest.
+//! - [`pods`]: pods as containerd starts them, beside runc's.
+//! - [`micro`]: without a guest. [`cluster`]: the controller under many machines.
 //! - [`qcow2`]: an image that is full already.
 
+pub mod cluster;
 pub mod console;
 pub mod entries;
 pub mod figure;
@@ -20,6 +22,7 @@ pub mod idle;
 pub mod load;
 pub mod micro;
 pub mod monitor;
+pub mod pods;
 pub mod qcow2;
 pub mod rounds;
 pub mod samples;

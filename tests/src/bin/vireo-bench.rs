@@ -13,9 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use vireo_tests::{
     bench::{
+        cluster,
         figure::Figure,
         firmware::{self, Firmware},
-        here, idle, load, micro, rounds, size, table,
+        here, idle, load, micro, pods, rounds, size, table,
     },
     guest::debian::{Debian, debian},
     node::{
@@ -41,9 +42,15 @@ struct Arguments {
     /// How often each start of a monitor is measured; loads half as often, firmware a fifth.
     #[arg(long, default_value_t = 10)]
     runs: usize,
-    /// Of the loads only those whose name has this in it, or one of several with commas between.
+    /// Of the loads and of what pods cost only those whose name has this in it, or one of several with commas between.
     #[arg(long)]
     only: Option<String>,
+    /// Of the cluster: how many machines there are.
+    #[arg(long, default_value_t = 1000)]
+    machines: usize,
+    /// Of the cluster: the controller, in place of the release build.
+    #[arg(long)]
+    controller: Option<PathBuf>,
     /// Where the figures go.
     #[arg(long, default_value = "target/bench.json")]
     out: PathBuf,
@@ -58,6 +65,8 @@ enum Part {
     Boot,
     /// Disks, network and vsock, in a virtual node.
     Load,
+    /// Pods through containerd, beside runc's, and many of them, in a virtual node.
+    Pods,
     /// Boots by SeaBIOS, in a virtual node.
     Bios,
     /// Boots by OVMF, in a virtual node.
@@ -66,6 +75,8 @@ enum Part {
     Here,
     /// Queues, requests and images without a guest.
     Micro,
+    /// The controller under many machines, with a real API server and nodes that run nothing.
+    Cluster,
     /// Binaries.
     Size,
 }
@@ -99,10 +110,16 @@ fn main() -> Result<ExitCode> {
 
 fn measure(part: Part, arguments: &Arguments) -> Result<Vec<Figure>> {
     match part {
-        Part::Boot | Part::Load => in_node(part, arguments, None),
+        Part::Boot | Part::Load | Part::Pods => in_node(part, arguments, None),
         Part::Bios | Part::Efi => in_node(part, arguments, Some(debian()?)),
         Part::Here => on_host(arguments.runs),
         Part::Micro => micro::run(&builds_folder()?.join("bench/criterion")),
+        Part::Cluster => {
+            let release = || Ok::<_, anyhow::Error>(release()?.join("vireo-controller"));
+            let program = arguments.controller.clone().map_or_else(release, Ok)?;
+            ensure!(program.is_file(), "{} is missing: cargo build --release -p vireo-controller", program.display());
+            cluster::run(&program, &builds_folder()?.join("bench/cluster"), arguments.machines)
+        }
         Part::Size => size::figures(&release()?),
     }
 }
@@ -126,7 +143,9 @@ fn on_host(runs: usize) -> Result<Vec<Figure>> {
 
 /// In a fresh node; in another one if the first one's emulator ends itself, and then not at all.
 fn in_node(part: Part, arguments: &Arguments, guest: Option<Debian>) -> Result<Vec<Figure>> {
-    let options = Options { guest, ..Options::prepare("bench", Build::Release, true)? };
+    let prepared = Options::prepare("bench", Build::Release, true)?;
+    let memory_mib = if part == Part::Pods { pods::NODE_MEMORY_MIB } else { prepared.memory_mib };
+    let options = Options { guest, memory_mib, ..prepared };
     for _ in 0..2 {
         let node = Node::boot(&options)?;
         match in_this_node(&node, part, arguments) {
@@ -169,8 +188,9 @@ fn inside(part: Part, runs: usize, only: Option<&str>) -> Result<Vec<Figure>> {
             Ok(figures)
         }
         Part::Load => load::run(share, runs.div_ceil(2), only),
+        Part::Pods => pods::run(runs.div_ceil(2), only),
         Part::Bios => firmware::run(&vmm, Firmware::Bios, runs.div_ceil(5)),
         Part::Efi => firmware::run(&vmm, Firmware::Efi, runs.div_ceil(5)),
-        Part::Here | Part::Micro | Part::Size => bail!("{part:?} is not measured in a node"),
+        Part::Here | Part::Micro | Part::Cluster | Part::Size => bail!("{part:?} is not measured in a node"),
     }
 }

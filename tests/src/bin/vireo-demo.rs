@@ -1,4 +1,5 @@
-//! The demo: a virtual node, a VM pod in it, and what that cost.
+//! The demo: a virtual node, a VM pod in it, and what that cost; then a cluster, Vireo deployed there by its operator, and a
+//! VirtualMachine from `kubectl apply` to its end.
 #![forbid(unsafe_code)]
 
 use std::{fs, io::Write as _, path::Path, time::Instant};
@@ -6,17 +7,18 @@ use std::{fs, io::Write as _, path::Path, time::Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use vireo_tests::{
+    cluster,
     node::{Node, Options, Record, Request, Stream, share::Build},
     scenarios::demo::{MARK, Summary},
 };
 
-/// Boots a virtual node and runs a VM pod in it.
+/// Boots a virtual node and runs a VM pod in it; then a cluster, with a VirtualMachine.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Leave the node up.
     #[arg(long)]
     keep: bool,
-    /// The node's containerd: 1.6 or 1.7.
+    /// The node's containerd: 1.6, 1.7 or 2.1.
     #[arg(long, default_value = "1.7")]
     containerd: String,
 }
@@ -63,5 +65,9 @@ fn main() -> Result<()> {
     fs::write(&path, serde_json::to_string_pretty(&summary)? + "\n").context("write target/demo.json")?;
     println!("\nthe demo took {:.0} s; summary in target/demo.json", begin.elapsed().as_secs_f64());
     ensure!(summary.leaks.is_empty(), "the pod left {} things behind", summary.leaks.len());
-    Ok(())
+    if arguments.keep {
+        return Ok(());
+    }
+    println!("\na cluster: Kubernetes' own programs here, its node a virtual one");
+    cluster::demo()
 }

@@ -25,6 +25,9 @@ struct Arguments {
     /// Take release builds only (else the newer of debug and release).
     #[arg(long, global = true)]
     release: bool,
+    /// Give the node cgroup v1 instead of v2.
+    #[arg(long, global = true)]
+    cgroup_v1: bool,
     /// RAM, MiB.
     #[arg(long, global = true, default_value_t = 3072)]
     memory: u32,
@@ -37,6 +40,9 @@ enum Action {
         /// The full Debian guest too.
         #[arg(long)]
         debian: bool,
+        /// Kubernetes too.
+        #[arg(long)]
+        kubernetes: bool,
     },
     /// Boot a node and keep it; exec, shell, push and stop reach it.
     Up,
@@ -73,10 +79,14 @@ fn main() -> Result<ExitCode> {
     let boot = |keep| -> Result<Node> {
         let guest = arguments.guest.then(vireo_tests::guest::debian::debian).transpose()?;
         let prepared = Options::prepare("node", build, arguments.qemu)?;
-        Node::boot(&Options { memory_mib: arguments.memory, keep, guest, ..prepared })
+        let cgroup_v1 = arguments.cgroup_v1;
+        Node::boot(&Options { memory_mib: arguments.memory, cgroup_v1, keep, guest, ..prepared })
     };
     match arguments.command {
-        Action::Build { debian } => {
+        Action::Build { debian, kubernetes } => {
+            if kubernetes {
+                println!("{}", vireo_tests::kubernetes::binaries()?.program("kubelet").display());
+            }
             if debian {
                 println!("{}", vireo_tests::guest::debian::debian()?.disk.display());
             }

@@ -20,7 +20,7 @@ enum Action {
     List,
     /// Run them.
     Run {
-        /// 1.6 or 1.7.
+        /// 1.6, 1.7 or 2.1.
         #[arg(long, default_value = "1.7")]
         containerd: String,
         /// Leave out those that have nothing to do with containerd.
@@ -35,13 +35,13 @@ enum Action {
     },
     /// The demo's part in the node.
     Demo {
-        /// 1.6 or 1.7.
+        /// 1.6, 1.7 or 2.1.
         #[arg(long, default_value = "1.7")]
         containerd: String,
     },
     /// Only install Vireo and start containerd.
     Provision {
-        /// 1.6 or 1.7.
+        /// 1.6, 1.7 or 2.1.
         #[arg(long, default_value = "1.7")]
         containerd: String,
     },

@@ -12,7 +12,7 @@ struct Arguments {
     /// unit, machine, node, cluster, or all.
     #[arg(default_value = "all")]
     layer: String,
-    /// Only the scenarios whose name has this in it, or one of several with commas between (node layer).
+    /// Only the scenarios whose name has this in it, or one of several with commas between (node and cluster layers).
     #[arg(long)]
     only: Option<String>,
 }

@@ -1,6 +1,8 @@
 //! Resolving and fetching packages with the machine's own apt, in a private state that knows nothing installed.
 //!
-//! A resolution is kept for a week, so that a build is repeatable and quick; `VIREO_REFRESH=1` asks the mirror again.
+//! A resolution is kept for a week, so that a build is repeatable and quick; `VIREO_REFRESH=1` asks the mirror again. A suite
+//! that still moves (testing) has another version then, and the mirror no longer the old one: what is built is keyed by the
+//! resolution, so that it is built anew, and a build that was cut short within the week says that it needs the refresh.
 
 use std::{
     fs,
@@ -22,6 +24,8 @@ pub enum Suite {
     Bookworm,
     /// Debian 13.
     Trixie,
+    /// Debian 14, which is in the making.
+    Forky,
 }
 
 impl Suite {
@@ -29,6 +33,7 @@ impl Suite {
         match self {
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
+            Self::Forky => "forky",
         }
     }
 
@@ -137,23 +142,32 @@ fn is_fresh(path: &Path) -> bool {
 
 /// apt's private folder for a suite.
 fn state(suite: Suite) -> Result<PathBuf> {
-    let root = cache::root()?.join("apt").join(suite.name());
+    private(suite.name(), &suite.sources())
+}
+
+/// A private folder of apt's, with its own list of sources.
+pub(super) fn private(name: &str, sources: &[String]) -> Result<PathBuf> {
+    let root = cache::root()?.join("apt").join(name);
     for folder in
         ["etc/apt/preferences.d", "var/lib/apt/lists/partial", "var/lib/dpkg", "var/cache/apt/archives/partial"]
     {
         fs::create_dir_all(root.join(folder)).with_context(|| format!("create {folder} in {}", root.display()))?;
     }
     fs::create_dir_all(root.join("var/cache/apt/nothing-here/partial"))?;
-    fs::write(root.join("etc/apt/sources.list"), suite.sources().join("\n") + "\n")?;
+    fs::write(root.join("etc/apt/sources.list"), sources.join("\n") + "\n")?;
     fs::write(root.join("var/lib/dpkg/status"), "")?;
     Ok(root)
 }
 
-/// apt-get on the private folder. The machine's own settings (a proxy, say) stay in force.
 fn apt(suite: Suite) -> Result<Command> {
+    Ok(apt_in(&cache::root()?.join("apt").join(suite.name())))
+}
+
+/// apt-get on a private folder. The machine's own settings (a proxy, say) stay in force.
+pub(super) fn apt_in(root: &Path) -> Command {
     let mut command = Command::new("apt-get");
     command.stdin(Stdio::null()).env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
-    let root = cache::root()?.join("apt").join(suite.name()).display().to_string();
+    let root = root.display();
     for option in [
         &format!("Dir={root}"),
         &format!("Dir::State::status={root}/var/lib/dpkg/status"),
@@ -171,11 +185,11 @@ fn apt(suite: Suite) -> Result<Command> {
     ] {
         command.args(["-o", option]);
     }
-    Ok(command)
+    command
 }
 
 /// The mirrors of this machine's own sources, or Debian's.
-fn mirrors() -> (String, String) {
+pub(super) fn mirrors() -> (String, String) {
     let mut main = None;
     let mut security = None;
     let output = Command::new("apt-get")

@@ -2,8 +2,10 @@
 
 mod apt;
 mod kernel;
+mod source;
 mod unpack;
 
 pub use apt::{Resolved, Suite, resolve};
 pub use kernel::{Kernel, kernel};
+pub use source::unpack_source;
 pub use unpack::unpack;

@@ -207,7 +207,7 @@ fn pack(tree: &Path, folder: &Path) -> Result<()> {
     layer.directory("disk");
     layer.file("disk/debian.qcow2", 0o644, &fs::read(&qcow2)?);
     fs::remove_file(qcow2)?;
-    let image = Image { reference: CONTAINER_DISK, command: &["/none"], layer }.pack();
+    let image = Image { reference: CONTAINER_DISK, entrypoint: &[], command: &["/none"], layer }.pack();
     fs::write(files.join("containerdisk.tar"), &image)?;
     ext4(&files, &folder.join("files.img"), image.len() as u64 + (256 << 20))?;
     Ok(fs::remove_dir_all(files)?)

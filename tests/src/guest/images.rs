@@ -36,10 +36,17 @@ pub fn images(kernel: &Kernel, fast: &Path, agent: &Path) -> Result<PathBuf> {
         progress::step("packing container images", || {
             let busybox = fs::read(fast.join("busybox"))?;
             fs::write(folder.join("pause.tar"), {
-                Image { reference: PAUSE, command: &["/bin/sleep", "2147483647"], layer: busybox_root(&busybox) }.pack()
+                Image {
+                    reference: PAUSE,
+                    entrypoint: &[],
+                    command: &["/bin/sleep", "2147483647"],
+                    layer: busybox_root(&busybox),
+                }
+                .pack()
             })?;
             fs::write(folder.join("busybox.tar"), {
-                Image { reference: BUSYBOX, command: &["/bin/sh"], layer: busybox_root(&busybox) }.pack()
+                Image { reference: BUSYBOX, entrypoint: &[], command: &["/bin/sh"], layer: busybox_root(&busybox) }
+                    .pack()
             })?;
             let mut layer = Tar::default();
             layer.directory("disk");
@@ -52,7 +59,7 @@ pub fn images(kernel: &Kernel, fast: &Path, agent: &Path) -> Result<PathBuf> {
             layer.file(&PAYLOAD[1..], 0o644, &payload::elf());
             layer.directory("agent");
             layer.file("agent/initrd", 0o644, &fs::read(agent)?);
-            let disk = Image { reference: CONTAINER_DISK, command: &["/none"], layer };
+            let disk = Image { reference: CONTAINER_DISK, entrypoint: &[], command: &["/none"], layer };
             Ok(fs::write(folder.join("containerdisk.tar"), disk.pack())?)
         })
     })

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use vireo_shim::cgroup::{Cgroup, Entrance, Folders};
 use vireo_shim::launch::{ExitStatus, Launch, Vmm, launch};
 use vireo_vmm::config::{
     BootConfig, ConsoleKind, CpuConfig, DiskConfig, FdIndex, IdentityConfig, JailConfig, MachineConfig, MemoryConfig,
@@ -35,10 +36,9 @@ pub fn start(binary: &Path, act: &str, fds: Vec<OwnedFd>) -> Result<Vmm> {
     Ok(vmm)
 }
 
-fn start_in(binary: &Path, act: &str, fds: Vec<OwnedFd>, cgroup: Option<&File>) -> Result<Vmm> {
+fn start_in(binary: &Path, act: &str, fds: Vec<OwnedFd>, cgroup: Option<&Entrance>) -> Result<Vmm> {
     let binary = File::open(binary).with_context(|| format!("open {}", binary.display()))?;
     let machine = machine(act);
-    let cgroup = cgroup.map(AsFd::as_fd);
     Ok(launch(Launch { vmm: &binary, cgroup, oom_score_adj: Some(500), machine, fds, jail: Some(JAIL) })?)
 }
 
@@ -143,18 +143,22 @@ pub fn kill_is_seen(probe: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A process is born in the cgroup at `parent`, where a child is made for it.
-pub fn born_in_cgroup(probe: &Path, parent: &Path) -> Result<()> {
-    let cgroup = parent.join(format!("vireo-proof-{}", std::process::id()));
-    std::fs::create_dir(&cgroup).with_context(|| format!("make {}", cgroup.display()))?;
-    let result = (|| {
-        let vmm = start_in(probe, "stay", Vec::new(), Some(&File::open(&cgroup)?))?;
-        let inside = std::fs::read_to_string(cgroup.join("cgroup.procs"))?;
-        ensure!(inside.trim() == vmm.pid.to_string(), "cgroup.procs is {inside:?}, not {}", vmm.pid);
-        ready(&vmm)
-    })();
-    std::fs::remove_dir(&cgroup).context("remove the empty cgroup")?;
-    result
+/// A process is in its cgroup, in each hierarchy of the machine, when it has become the VMM.
+pub fn born_in_cgroup(probe: &Path) -> Result<()> {
+    let folders = Folders::at(Path::new(&format!("vireo-proof-{}", std::process::id())))?;
+    let cgroup = Cgroup::create(&folders, None)?;
+    let vmm = start_in(probe, "stay", Vec::new(), Some(cgroup.entrance()))?;
+    for folder in folders.iter() {
+        let file = folder.path.join("cgroup.procs");
+        let inside = std::fs::read_to_string(&file)?;
+        ensure!(inside.trim() == vmm.pid.to_string(), "{} is {inside:?}, not {}", file.display(), vmm.pid);
+    }
+    ready(&vmm)?;
+    drop(vmm);
+    drop(cgroup);
+    let left = folders.iter().find(|folder| folder.path.exists());
+    ensure!(left.is_none(), "{left:?} is left");
+    Ok(())
 }
 
 /// What stands before the pid that [`launch_and_wait`] tells.

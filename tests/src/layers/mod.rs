@@ -8,6 +8,8 @@ pub use tally::Tally;
 
 use anyhow::{Context as _, Result};
 
+use crate::cluster;
+
 /// A layer of tests; a higher one needs more of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layer {
@@ -35,23 +37,22 @@ impl Layer {
         }
     }
 
-    /// Runs it, showing its tests as they go. `only` picks scenarios of the node layer by parts of their names,
+    /// Runs it, showing its tests as they go. `only` picks those of the node and cluster layers by parts of their names,
     /// with commas between.
     pub fn run(self, only: Option<&str>) -> Result<Tally> {
         match self {
             Self::Unit => {
-                let mut tally = cargo::run(&["--workspace", "--lib", "--bins"])?;
-                tally += cargo::run(&["--package", "vireo-node-setup", "--test", "*"])?;
-                Ok(tally)
+                // Always the whole workspace: a part of it would have other features, and everything be built anew.
+                cargo::run(&["--workspace", "--lib", "--bins", "--test", "install"])
             }
             Self::Machine => {
                 std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").context(
                     "/dev/kvm: bare payloads need it (modprobe kvm_intel or kvm_amd, and permission to use it)",
                 )?;
-                cargo::run(&["--package", "vireo-vmm", "--package", "vireo-tests", "--test", "*"])
+                cargo::run(&["--workspace", "--test", "machine", "--test", "jail"])
             }
             Self::Node => node::run(only),
-            Self::Cluster => Ok(Tally::skipped("there are no cluster tests yet")),
+            Self::Cluster => cluster::run(only),
         }
     }
 }

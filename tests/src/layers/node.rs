@@ -1,32 +1,81 @@
-//! The node layer: one node, every scenario under each containerd.
+//! The node layer: one node, every scenario under each containerd, of some a selection; and beside it, one after the other,
+//! nodes of their own for scenarios that need one.
 
-use std::io::Write as _;
+use std::{fmt::Write as _, io::Write as _, path::PathBuf, thread, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, anyhow};
 
 use super::Tally;
 use crate::node::{Node, Options, Request, Stream, share::Build};
-use crate::{guest, scenarios};
+use crate::{
+    guest,
+    scenarios::{self, CONTAINERDS},
+};
 
-/// The versions of containerd in a node.
-const CONTAINERDS: [&str; 2] = ["1.6", "1.7"];
+/// Of which versions a run of the whole layer takes only these scenarios, to save time: 2.1 treats a shim as 1.7 does. With `--only` all can be
+/// run there.
+const SELECTED: [(&str, &[&str]); 1] = [(
+    "2.1",
+    &[
+        "container_disk_boots_to_its_prompt",
+        "malformed_annotation_is_refused",
+        "image_without_a_disk_is_refused",
+        "sigterm_is_the_power_button",
+        "killed_shim_takes_everything_along",
+        "an_upgrade_leaves_the_guest_running_and_the_next_one_starts",
+        "a_sandbox_without_a_pause_container_is_a_pod",
+        "a_sandbox_s_killed_shim_takes_everything_along",
+    ],
+)];
 /// A test of the host's side.
 const FULL_DEBIAN: &str = "full_debian_guest_is_whole";
 
 /// How many nodes may be lost: an emulated one is as good as its emulator.
 const LOSSES: u32 = 3;
 
-/// Boots a node and runs the scenarios. When a node is lost, a fresh one goes on with those that have not ended, and the
-/// tally says so.
+/// How long a scenario may take: what hangs in a node must not take the whole run's time with it. Those of the suite's node take below two
+/// minutes, the full Debian guest's below ten, on a busy machine.
+const LONGEST: Duration = Duration::from_mins(6);
+const LONGEST_APART: Duration = Duration::from_mins(12);
+
+/// Runs the scenarios. What needs a node of its own runs beside the others, since both mostly wait for what is emulated, and is shown after
+/// them.
 pub fn run(only: Option<&str>) -> Result<Tally> {
     let named = |name: &str| only.is_none_or(|only| only.split(',').any(|part| name.contains(part)));
-    let debian: Vec<_> = scenarios::names().filter(|name| name.starts_with("full_debian")).collect();
+    let apart = Apart {
+        debian: scenarios::names().filter(|name| name.starts_with("full_debian") && named(name)).collect(),
+        v1: scenarios::names().filter(|name| scenarios::needs_cgroup_v1(name) && named(name)).collect(),
+    };
     let options = Options::prepare("suite", Build::Release, false)?;
-    let mut node = Node::boot(&options)?;
+    let mut tally = thread::scope(|scope| {
+        let beside = scope.spawn(|| apart.run(&options));
+        let tally = together(&options, only);
+        let (shown, apart) = beside.join().map_err(|_| anyhow!("the nodes apart: their thread panicked"))?;
+        println!("{shown}");
+        let mut tally = tally?;
+        tally += apart?;
+        Ok::<_, anyhow::Error>(tally)
+    })?;
+    if named(FULL_DEBIAN) {
+        tally += full_debian();
+    }
+    if tally.failed > 0 {
+        println!("the nodes' own logs: {} and {}", options.folder.display(), apart_folder(&options)?.display());
+    }
+    Ok(tally)
+}
+
+/// Boots a node and runs the scenarios that share one. When a node is lost, a fresh one goes on with those that have not ended, and the
+/// tally says so.
+fn together(options: &Options, only: Option<&str>) -> Result<Tally> {
+    let apart: Vec<_> =
+        scenarios::names().filter(|name| name.starts_with("full_debian") || scenarios::needs_cgroup_v1(name)).collect();
+    let mut node = Node::boot(options)?;
     let mut tally = Tally::default();
     let mut lost = 0;
     for (index, version) in CONTAINERDS.into_iter().enumerate() {
         println!("\nscenarios under containerd {version}");
+        let selected = SELECTED.iter().find(|(of, _)| *of == version).map(|(_, names)| names.join(","));
         let mut lines = Lines::default();
         loop {
             let mut arguments = vec!["/vireo/bin/vireo-scenarios", "run", "--containerd", version];
@@ -34,14 +83,14 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
                 // Scenarios that have nothing to do with containerd ran before.
                 arguments.push("--containerd-only");
             }
-            if let Some(only) = only {
+            if let Some(only) = only.or(selected.as_deref()) {
                 arguments.extend(["--only", only]);
             }
-            let without =
-                debian.iter().copied().chain(lines.ended.iter().map(String::as_str)).collect::<Vec<_>>().join(",");
+            let ended = lines.ended.iter().map(String::as_str);
+            let without = apart.iter().copied().chain(ended).collect::<Vec<_>>().join(",");
             arguments.extend(["--without", &without]);
-            let result = node.agent().run(Request::new(arguments), |stream, bytes| match stream {
-                Stream::Output => lines.push(bytes),
+            let result = node.agent().run(Request::new(arguments).quiet(LONGEST), |stream, bytes| match stream {
+                Stream::Output => lines.push(bytes, |line| print!("{line}")),
                 Stream::Error => drop(std::io::stderr().write_all(bytes)),
             });
             match result {
@@ -61,46 +110,84 @@ pub fn run(only: Option<&str>) -> Result<Tally> {
                     let after = lines.ended.last().map_or("the start", String::as_str);
                     tally.why.push(format!("a node was lost after {after} under containerd {version}"));
                     drop(node);
-                    node = Node::boot(&options)?;
+                    node = Node::boot(options)?;
                 }
             }
         }
         tally += lines.tally;
     }
-    drop(node);
-    if named(FULL_DEBIAN) {
-        tally += full_debian();
-    }
-    for name in debian.into_iter().filter(|name| named(name)) {
-        tally += boot_debian(&options, name)?;
-    }
-    if tally.failed > 0 {
-        println!("the node's own logs: {}", options.folder.display());
-    }
     Ok(tally)
 }
 
-/// A scenario with the full Debian guest, in a node of its own that has its disk.
+/// Where the logs of the nodes apart go.
+fn apart_folder(options: &Options) -> Result<PathBuf> {
+    Ok(options.folder.parent().context("a node's folder is in the build's")?.join("node-apart"))
+}
+
+/// Scenarios that need a node of their own.
+struct Apart {
+    /// With the full Debian guest's disk, a node for each.
+    debian: Vec<&'static str>,
+    /// With cgroup v1, one node for all.
+    v1: Vec<&'static str>,
+}
+
+impl Apart {
+    /// Runs them; with what they print.
+    fn run(&self, options: &Options) -> (String, Result<Tally>) {
+        let mut shown = String::new();
+        let tally = self.run_showing(options, &mut shown);
+        (shown, tally)
+    }
+
+    fn run_showing(&self, options: &Options, shown: &mut String) -> Result<Tally> {
+        let options = Options { name: "apart".to_owned(), folder: apart_folder(options)?, ..options.clone() };
+        let mut tally = Tally::default();
+        for name in &self.debian {
+            let options = Options { guest: Some(guest::debian::debian()?), ..options.clone() };
+            tally += boot_apart(&options, name, shown)?;
+        }
+        if !self.v1.is_empty() {
+            shown.push_str("\nscenarios with cgroup v1\n");
+            tally += boot_apart(&Options { cgroup_v1: true, ..options }, &self.v1.join(","), shown)?;
+        }
+        Ok(tally)
+    }
+}
+
+/// Scenarios in a node of their own.
 ///
-/// QEMU may end itself under OVMF (an assertion in `tcg_handle_interrupt`, `tests/README.md`). That says nothing of the guest: it is tried
-/// anew. Not to have seen it at all is a failure.
-fn boot_debian(options: &Options, name: &'static str) -> Result<Tally> {
-    let options = Options { guest: Some(guest::debian::debian()?), ..options.clone() };
+/// QEMU may end under them, mostly under OVMF (`tests/README.md`). That says nothing of the guest: a fresh node tries anew, and the tally says so.
+/// Not to have seen them at all is a failure.
+fn boot_apart(options: &Options, names: &str, shown: &mut String) -> Result<Tally> {
+    let mut why = Vec::new();
     for _ in 0..=LOSSES {
-        let node = Node::boot(&options)?;
+        let node = Node::boot(options)?;
         let mut lines = Lines::default();
-        let arguments = ["/vireo/bin/vireo-scenarios", "run", "--only", name];
-        let result = node.agent().run(Request::new(arguments), |stream, bytes| match stream {
-            Stream::Output => lines.push(bytes),
-            Stream::Error => drop(std::io::stderr().write_all(bytes)),
+        let mut errors = Vec::new();
+        let arguments = ["/vireo/bin/vireo-scenarios", "run", "--only", names];
+        let result = node.agent().run(Request::new(arguments).quiet(LONGEST_APART), |stream, bytes| match stream {
+            Stream::Output => lines.push(bytes, |line| shown.push_str(line)),
+            Stream::Error => errors.extend_from_slice(bytes),
         });
+        shown.push_str(&String::from_utf8_lossy(&errors));
         match result {
-            Ok(_) => return Ok(lines.tally),
-            Err(error) if !node.last_words().contains("tcg_handle_interrupt: assertion failed") => return Err(error),
-            Err(_) => println!("    node lost under {name} by an assertion of its emulator"),
+            Ok(code) => {
+                if !lines.complete {
+                    lines.tally.failed += 1;
+                    lines.tally.why.push(format!("{names} ended with {code} half-way"));
+                }
+                lines.tally.why.append(&mut why);
+                return Ok(lines.tally);
+            }
+            Err(error) => {
+                // A String takes whatever is written to it.
+                let _ = writeln!(shown, "    node lost: {error:#}\n{}", node.last_words());
+                why.push(format!("a node was lost under {names}"));
+            }
         }
     }
-    let why = vec![format!("{name} was not seen: the emulator ended itself each time")];
+    why.push(format!("{names} was not seen: its nodes were lost each time"));
     Ok(Tally { failed: 1, why, ..Tally::default() })
 }
 
@@ -118,7 +205,7 @@ fn full_debian() -> Tally {
     }
 }
 
-/// Shows output by lines and counts the scenarios in it.
+/// Takes output by lines and counts the scenarios in it.
 #[derive(Default)]
 struct Lines {
     rest: Vec<u8>,
@@ -130,12 +217,12 @@ struct Lines {
 }
 
 impl Lines {
-    fn push(&mut self, bytes: &[u8]) {
+    fn push(&mut self, bytes: &[u8], mut show: impl FnMut(&str)) {
         self.rest.extend_from_slice(bytes);
         while let Some(end) = self.rest.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.rest.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line);
-            print!("{line}");
+            show(&line);
             self.take(&line);
         }
     }
@@ -157,18 +244,31 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use super::Lines;
+    use super::{Lines, SELECTED};
+    use crate::scenarios::{self, CONTAINERDS};
+
+    #[test]
+    fn what_is_selected_is_there() {
+        for (version, names) in SELECTED {
+            assert!(CONTAINERDS.contains(&version));
+            for name in names {
+                assert!(scenarios::names().any(|there| there == *name), "{name}");
+            }
+        }
+    }
 
     #[test]
     fn scenarios_are_counted_by_their_lines() {
         let mut lines = Lines::default();
-        lines.push(b"    SLIP [   9.0s] one\n    PASS [  12.5s] one\n");
-        lines.push(b"    FAIL [   0.1s] two\n        PASS [1.0s] said by two\n    PASS [ 100.0s] th");
-        lines.push(b"ree\n");
+        let mut shown = String::new();
+        lines.push(b"    SLIP [   9.0s] one\n    PASS [  12.5s] one\n", |line| shown.push_str(line));
+        assert_eq!(shown, "    SLIP [   9.0s] one\n    PASS [  12.5s] one\n");
+        lines.push(b"    FAIL [   0.1s] two\n        PASS [1.0s] said by two\n    PASS [ 100.0s] th", |_| ());
+        lines.push(b"ree\n", |_| ());
         assert_eq!((lines.tally.passed, lines.tally.failed, lines.complete), (2, 1, false));
         assert_eq!(lines.ended, ["one", "two", "three"]);
         assert_eq!(lines.tally.why, ["one was tried twice"]);
-        lines.push(b"scenarios: 2 passed, 1 failed\n");
+        lines.push(b"scenarios: 2 passed, 1 failed\n", |_| ());
         assert!(lines.complete);
     }
 }

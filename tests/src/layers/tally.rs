@@ -16,11 +16,6 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// A layer that can't run.
-    pub fn skipped(why: &str) -> Self {
-        Self { why: vec![why.to_owned()], ..Self::default() }
-    }
-
     /// Reads `… 5 passed, 1 failed, 2 skipped …` as nextest and libtest write it.
     pub fn parse(line: &str) -> Option<Self> {
         let words: Vec<&str> = line.split(|letter: char| !letter.is_ascii_alphanumeric()).collect();

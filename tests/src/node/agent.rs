@@ -37,6 +37,7 @@ pub struct Request {
     argv: Vec<String>,
     input: Option<Box<dyn Read + Send>>,
     deadline: Option<Duration>,
+    quiet: Option<Duration>,
 }
 
 impl std::fmt::Debug for Request {
@@ -48,7 +49,7 @@ impl std::fmt::Debug for Request {
 impl Request {
     /// A program with its arguments.
     pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
-        Self { argv: argv.into_iter().map(Into::into).collect(), input: None, deadline: None }
+        Self { argv: argv.into_iter().map(Into::into).collect(), input: None, deadline: None, quiet: None }
     }
 
     /// A script for bash.
@@ -67,6 +68,13 @@ impl Request {
     #[must_use]
     pub fn deadline(mut self, limit: Duration) -> Self {
         self.deadline = Some(limit);
+        self
+    }
+
+    /// For how long it may print nothing. What waits in a node for something that never comes would else wait for ever, for the agent lives.
+    #[must_use]
+    pub fn quiet(mut self, limit: Duration) -> Self {
+        self.quiet = Some(limit);
         self
     }
 }
@@ -114,11 +122,18 @@ impl Agent {
             }
         });
         let end = request.deadline.map(|limit| Instant::now() + limit);
+        let mut said = Instant::now();
         let result = loop {
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             match received.recv_timeout(left.map_or(SILENCE, |left| left.min(SILENCE))) {
-                Ok((Kind::Output, bytes)) => sink(Stream::Output, &bytes),
-                Ok((Kind::ErrorOutput, bytes)) => sink(Stream::Error, &bytes),
+                Ok((Kind::Output, bytes)) => {
+                    said = Instant::now();
+                    sink(Stream::Output, &bytes);
+                }
+                Ok((Kind::ErrorOutput, bytes)) => {
+                    said = Instant::now();
+                    sink(Stream::Error, &bytes);
+                }
                 Ok((Kind::Exit, code)) => break Ok(String::from_utf8(code)?.parse()?),
                 Ok((Kind::Alive, _)) => {}
                 Ok((Kind::Command | Kind::Input, _)) => break Err(anyhow::anyhow!("the agent talks nonsense")),
@@ -131,6 +146,9 @@ impl Agent {
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     break Err(anyhow::anyhow!("in the node: {what}: not done after {:?}", request.deadline));
                 }
+            }
+            if request.quiet.is_some_and(|limit| said.elapsed() > limit) {
+                break Err(anyhow::anyhow!("in the node: {what}: nothing was printed for {:?}", request.quiet));
             }
             if end.is_some_and(|end| Instant::now() > end) {
                 break Err(anyhow::anyhow!("in the node: {what}: not done after {:?}", request.deadline));

@@ -16,9 +16,9 @@ use crate::{
     progress,
 };
 
-const BUILDER: &str = "node 3";
+const BUILDER: &str = "node 4";
 /// Debian 13, for its containerd 1.7.
-const PACKAGES: [&str; 37] = [
+const PACKAGES: [&str; 38] = [
     "base-files",
     "bash",
     "bsdextrautils",
@@ -46,6 +46,7 @@ const PACKAGES: [&str; 37] = [
     "mount",
     "ncurses-base",
     "nftables",
+    "openssh-client",
     "ovmf",
     "procps",
     "runc",
@@ -57,12 +58,17 @@ const PACKAGES: [&str; 37] = [
     "tcpdump",
     "util-linux",
 ];
-/// Debian 12, for its containerd 1.6; it runs on the newer C library.
-const OLD_PACKAGES: [&str; 2] = ["containerd", "runc"];
+/// Other releases' containerds, each in `/opt/containerd-<version>`. They run on Debian 13's libraries: older ones may, and
+/// Debian 14's containerd and runc want no newer ones (libc 2.38, libseccomp 2.5).
+const OTHERS: [(&str, Suite); 2] = [("1.6", Suite::Bookworm), ("2.1", Suite::Forky)];
+/// What is taken of them.
+const OTHERS_PACKAGES: [&str; 2] = ["containerd", "runc"];
 const INIT: &str = include_str!("../../node/init");
 const INITRD_INIT: &str = include_str!("../../node/initrd-init");
 const CONTAINERD: &str = include_str!("../../node/node-containerd");
-const CONTAINERD_CONFIG: &str = include_str!("../../node/containerd.toml");
+/// containerd's configuration by the version of its format.
+const CONTAINERD_CONFIGS: [(&str, &str); 2] =
+    [("2", include_str!("../../node/containerd-2.toml")), ("3", include_str!("../../node/containerd-3.toml"))];
 const CNI: &str = include_str!("../../node/cni.conflist");
 const INITRD_MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_net", "ext4", "overlay"];
 
@@ -78,18 +84,25 @@ pub struct Image {
 /// Builds the node's image, or finds it in the cache.
 pub fn image(kernel: &Kernel) -> Result<Image> {
     let new = resolve(Suite::Trixie, &PACKAGES)?;
-    let old = resolve(Suite::Bookworm, &OLD_PACKAGES)?;
-    let scripts = [INIT, INITRD_INIT, CONTAINERD, CONTAINERD_CONFIG, CNI];
-    let key = scripts.iter().fold(cache::Key::default().with(BUILDER), cache::Key::with);
-    let key = key.with(kernel.key()).with(&new.text).with(&old.text).finish();
+    let others = OTHERS
+        .map(|(version, suite)| Ok((version, resolve(suite, &OTHERS_PACKAGES)?)))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    let scripts = [INIT, INITRD_INIT, CONTAINERD, CNI].into_iter().chain(CONTAINERD_CONFIGS.map(|(_, text)| text));
+    let key = scripts.fold(cache::Key::default().with(BUILDER), cache::Key::with).with(kernel.key()).with(&new.text);
+    let key = others.iter().fold(key, |key, (_, resolved)| key.with(&resolved.text)).finish();
     let folder = cache::entry("node", &key, |folder| {
         let debs = new.fetch()?;
-        let old_debs: Vec<PathBuf> = old.fetch()?.into_iter().filter(|deb| is_one_of(deb, &OLD_PACKAGES)).collect();
+        let others = others.iter().map(|(version, resolved)| Ok((version, resolved.fetch()?)));
+        let others = others.collect::<Result<Vec<_>>>()?;
         progress::step("building the node image", || {
             let tree = folder.join("tree");
             fs::create_dir(&tree)?;
             unpack(&debs, &tree)?;
-            unpack(&old_debs, &make(&tree.join("opt/containerd-1.6"))?)?;
+            for (version, debs) in others {
+                let debs: Vec<_> = debs.into_iter().filter(|deb| is_one_of(deb, &OTHERS_PACKAGES)).collect();
+                unpack(&debs, &make(&tree.join(format!("opt/containerd-{version}")))?)?;
+            }
             furnish(&tree, kernel)?;
             fs::write(folder.join("initrd"), initrd(&tree, kernel)?)?;
             ext4(&tree, &folder.join("root.img"), 2 << 30)?;
@@ -116,6 +129,20 @@ pub fn qemu_layer() -> Result<PathBuf> {
     Ok(folder.join("layer.img"))
 }
 
+/// A program for `/usr/bin`, as a layer to put over the node's root. Its path tells its content: it is the cache's.
+pub fn program_layer(program: &Path) -> Result<PathBuf> {
+    let name = program.file_name().context("a program has a name")?;
+    let key = cache::Key::default().with(BUILDER).with(program.as_os_str().as_encoded_bytes()).finish();
+    let folder = cache::entry("program", &key, |folder| {
+        let tree = folder.join("tree");
+        let bin = make(&tree.join("usr/bin"))?;
+        fs::copy(program, bin.join(name)).with_context(|| format!("copy {}", program.display()))?;
+        ext4(&tree, &folder.join("layer.img"), fs::metadata(program)?.len() + (16 << 20))?;
+        fs::remove_dir_all(&tree).context("remove the layer's tree")
+    })?;
+    Ok(folder.join("layer.img"))
+}
+
 fn is_one_of(deb: &Path, packages: &[&str]) -> bool {
     let name = deb.file_name().unwrap_or_default().to_string_lossy();
     packages.iter().any(|package| name.split('_').next() == Some(package))
@@ -129,14 +156,18 @@ fn furnish(tree: &Path, kernel: &Kernel) -> Result<()> {
     }
     write(&tree.join("usr/sbin/node-init"), INIT, 0o755)?;
     write(&tree.join("usr/local/bin/node-containerd"), CONTAINERD, 0o755)?;
-    write(&tree.join("etc/containerd/config.toml"), CONTAINERD_CONFIG, 0o644)?;
+    // The package's; node-containerd puts one of these there.
+    fs::remove_file(tree.join("etc/containerd/config.toml")).context("the package's configuration of containerd")?;
+    for (version, text) in CONTAINERD_CONFIGS {
+        write(&tree.join(format!("usr/share/node-containerd/{version}.toml")), text, 0o644)?;
+    }
     write(&tree.join("etc/cni/net.d/10-pods.conflist"), CNI, 0o644)?;
     write(&tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/bash\n", 0o644)?;
     write(&tree.join("etc/group"), "root:x:0:\ntty:x:5:\n", 0o644)?;
     write(&tree.join("etc/nsswitch.conf"), "passwd: files\ngroup: files\nhosts: files\n", 0o644)?;
     // containerd copies it into every pod.
     write(&tree.join("etc/resolv.conf"), "nameserver 192.168.76.3\n", 0o644)?;
-    write(&tree.join("etc/hosts"), "127.0.0.1 localhost\n", 0o644)?;
+    write(&tree.join("etc/hosts"), "127.0.0.1 localhost\n::1 localhost\n", 0o644)?;
     link("/usr/lib/cni", &tree.join("opt/cni/bin"))?;
     link("dash", &tree.join("usr/bin/sh"))?;
     link("mawk", &tree.join("usr/bin/awk"))?;

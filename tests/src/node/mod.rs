@@ -16,5 +16,5 @@ pub mod terminal;
 
 pub use agent::{Agent, Request, Stream};
 pub use qemu::{Node, Options};
-pub use record::Record;
+pub use record::{Record, start_time};
 pub use share::Share;

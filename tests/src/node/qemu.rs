@@ -55,6 +55,10 @@ pub struct Options {
     pub memory_mib: u32,
     /// vCPUs.
     pub cpus: u32,
+    /// A tap of this network namespace, which becomes its `eth1`.
+    pub tap: Option<String>,
+    /// Whether it has cgroup v1 instead of v2.
+    pub cgroup_v1: bool,
     /// Whether it goes on running when this program ends; see [`Record`].
     pub keep: bool,
 }
@@ -83,6 +87,8 @@ impl Options {
             folder,
             memory_mib: 3072,
             cpus: 2,
+            tap: None,
+            cgroup_v1: false,
             keep: false,
         })
     }
@@ -152,9 +158,10 @@ impl Node {
         let layers = std::iter::once('a').chain(letters).map(|letter| format!("vd{letter}")).collect::<Vec<_>>();
         let append = format!(
             "console=ttyS0 reboot=t panic=-1 quiet mitigations=off tsc=reliable vireo.layers={} vireo.share=vdb \
-             vireo.name={} vireo.token={token}",
+             vireo.name={} vireo.token={token}{}",
             layers.join(","),
             options.name,
+            if options.cgroup_v1 { " vireo.cgroups=v1" } else { "" },
         );
         command.args(accel.arguments());
         command.args(["-name", &options.name, "-M", "pc", "-nodefaults", "-no-reboot", "-display", "none"]);
@@ -176,6 +183,10 @@ impl Node {
         let forward = format!("hostfwd=tcp:127.0.0.1:{port}-:{}", super::protocol::PORT);
         command.args(["-netdev", &format!("user,id=n0,net=192.168.76.0/24,host=192.168.76.2,{forward}")]);
         command.args(["-device", "virtio-net-pci,netdev=n0", "-device", "virtio-rng-pci"]);
+        if let Some(tap) = &options.tap {
+            command.args(["-netdev", &format!("tap,id=n1,ifname={tap},script=no,downscript=no")]);
+            command.args(["-device", "virtio-net-pci,netdev=n1,mac=52:54:00:99:00:02"]);
+        }
         command.arg("-serial").arg(format!("file:{}", serial.display()));
     }
 

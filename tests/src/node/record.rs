@@ -49,7 +49,7 @@ impl Record {
 }
 
 /// Start time of a process: field 22 of `/proc/<pid>/stat`.
-pub(super) fn start_time(pid: i32) -> Option<u64> {
+pub fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }

@@ -26,6 +26,19 @@ pub enum Build {
     Newest,
 }
 
+impl Build {
+    /// A binary of it, if it's there.
+    pub fn find(self, name: &str) -> Result<Option<PathBuf>> {
+        let choices: &[&str] = match self {
+            Self::Release => &["release"],
+            Self::Newest => &["release", "debug"],
+        };
+        let builds = builds_folder()?;
+        let found = choices.iter().map(|profile| builds.join(profile).join(name)).filter(|path| path.is_file());
+        Ok(found.max_by_key(|path| fs::metadata(path).and_then(|data| data.modified()).ok()))
+    }
+}
+
 /// The folder that becomes the disk.
 #[derive(Debug)]
 pub struct Share {
@@ -48,13 +61,7 @@ impl Share {
             fs::copy(&path, bin.join(path.file_name().context("a tool has a name")?))?;
         }
         for name in PRODUCT {
-            let choices: &[&str] = match build {
-                Build::Release => &["release"],
-                Build::Newest => &["release", "debug"],
-            };
-            let found = choices.iter().map(|profile| builds.join(profile).join(name)).filter(|path| path.is_file());
-            let newest = found.max_by_key(|path| fs::metadata(path).and_then(|data| data.modified()).ok());
-            match newest {
+            match build.find(name)? {
                 Some(path) => drop(fs::copy(&path, bin.join(name))?),
                 None if build == Build::Newest => crate::progress::note(&format!("{name}: not built, left out")),
                 None => anyhow::bail!("{name}: not built: run cargo build --release"),

@@ -1,9 +1,6 @@
 //! A machine reached through its pod alone: the channel, several consoles, port-forward.
 
-use std::{
-    io::{Read as _, Write as _},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use tonic::{Code, codegen::tokio_stream, transport::Channel};
@@ -45,20 +42,11 @@ fn driven(bench: &mut Bench) -> Result<()> {
     for (argv, why) in
         [("sh", "exec with a terminal: not supported by vireo"), (CHANNEL, "with a terminal: not supported")]
     {
-        let told = pod.exec_with_terminal(bench, &[argv])?;
-        ensure!(told.contains(why), "exec of {argv} with a terminal: {told:?}");
+        let told = pod.exec_told(bench, &[argv], true)?;
+        ensure!(told.status.contains(why), "exec of {argv} with a terminal: {told:?}");
     }
 
-    let mut forwarded = pod.forward(bench, 80)?;
-    forwarded.set_read_timeout(Some(LIMIT))?;
-    forwarded.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-    let (mut answer, mut buffer) = (Vec::new(), [0; 1024]);
-    while !String::from_utf8_lossy(&answer).contains("hello from") {
-        let count = forwarded.read(&mut buffer)?;
-        ensure!(count > 0, "port-forward: {:?}", String::from_utf8_lossy(&answer));
-        answer.extend_from_slice(&buffer[..count]);
-    }
-    drop(forwarded);
+    pod.http_forwarded(bench, 80, "/", "hello from")?;
     pod.remove(bench)
 }
 

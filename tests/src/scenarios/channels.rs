@@ -1,4 +1,4 @@
-//! Guest and node talk without a network: the guest agent, vsock, the balloon; and the guest knows who it is.
+//! Guest and node talk without a network: the guest agent, vsock, the balloon; the guest knows who it is, and reboots when it is asked to.
 
 use std::{
     fs::{self, File},
@@ -13,6 +13,15 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+use vireo_runtimeclass::{
+    machine_service::{
+        client::with_token,
+        token::Signer,
+        v1::{self, vsock_request::Input},
+    },
+    pod::ANNOTATION_CONTROLLER_KEY,
+};
 use vireo_shim::launch::{Launch, Vmm, launch};
 use vireo_vmm::config::{
     BootConfig, ConsoleKind, CpuConfig, FdIndex, IdentityConfig, JailConfig, MachineConfig, MemoryConfig,
@@ -21,10 +30,12 @@ use vireo_vmm::control::client::Received;
 use vireo_vmm::control::message::{Command, Event, MemoryReport};
 
 use super::{
-    Bench, Scenario,
+    Bench, Scenario, channel,
     eventually::{LIMIT, eventually, until},
-    pod::{PROMPT, Pod, PodSpec, vmi},
+    pod::{PROMPT, Pod, PodSpec, UP, vmi},
+    shell,
 };
+use crate::cri::attach::Attached;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("guest_agent_and_vsock_answer", channels),
@@ -42,7 +53,10 @@ fn channels(bench: &mut Bench) -> Result<()> {
     spec["domain"]["firmware"]["serial"] = "serial-7".into();
     spec["domain"]["chassis"] = json!({"asset": "asset-8"});
     spec["domain"]["devices"]["autoattachVSOCK"] = true.into();
-    let pod = bench.boot(PodSpec::described(&spec))?;
+    let signer = Signer::new(&[7; 32]);
+    let mut spec = PodSpec::described(&spec);
+    spec.annotations.insert(ANNOTATION_CONTROLLER_KEY.to_owned(), signer.key().to_string());
+    let pod = bench.boot(spec)?;
     let missing = pod.exec(bench, &["true"], 60).expect_err("no agent runs yet");
     ensure!(missing.message().contains("the guest agent is not connected"), "{missing}");
     let mut console = pod.attach(bench)?;
@@ -68,7 +82,104 @@ fn channels(bench: &mut Bench) -> Result<()> {
     until("the shim to have heard of the guest agent", || Ok(fs::read_to_string(&log)?.contains(&told)))?;
     vsock(&pod)?;
     exec(&pod, bench)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let work = vsock_through_its_pod(bench, &pod, &signer);
+        tokio::time::timeout(LIMIT, work).await.context("vsock through the pod hangs")?
+    })?;
+    console.send("mount /dev/vda /mnt; echo mounted $((2 + 4))\n")?;
+    console.wait_for("mounted 6", LIMIT)?;
+    runtime.block_on(frozen(bench, &pod, &signer))?;
+    console.send("touch /mnt/after && umount /mnt && echo thawed $((3 + 4))\n")?;
+    console.wait_for("thawed 7", LIMIT)?;
+    reboots(bench, &pod, &mut console)?;
     pod.remove(bench)
+}
+
+/// The same agent on vsock, by the machine's service: for whoever has a token.
+async fn vsock_through_its_pod(bench: &mut Bench, pod: &Pod, signer: &Signer) -> Result<()> {
+    let mut client = channel::open(bench, pod).await?;
+    let open = |port, nonce| -> Result<_> {
+        let (sender, requests) = tokio::sync::mpsc::channel(4);
+        sender.try_send(v1::VsockRequest { input: Some(Input::Port(port)) })?;
+        let token = channel::sign(signer, pod.identity(), "Vsock", nonce)?;
+        Ok((sender, with_token(ReceiverStream::new(requests), &token)))
+    };
+    let (_, bare) = open(1234, 1)?;
+    let refused = client.vsock(bare.into_inner()).await.expect_err("there is no token");
+    ensure!(refused.code() == tonic::Code::Unauthenticated, "{refused}");
+    let (_sender, nobody) = open(4321, 2)?;
+    let refused = client.vsock(nobody).await.expect_err("nobody listens there");
+    ensure!(refused.message().contains("nothing in the guest listens on port 4321"), "{refused}");
+    let (sender, request) = open(1234, 3)?;
+    let mut told = client.vsock(request).await.context("vsock port 1234")?.into_inner();
+    let question = b"\xFF{\"execute\": \"guest-sync-delimited\", \"arguments\": {\"id\": 4712}}\n".to_vec();
+    sender.send(v1::VsockRequest { input: Some(Input::Data(question)) }).await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"{\"return\": 4712}\n") {
+        let piece = told.message().await?;
+        answer.extend(piece.with_context(|| String::from_utf8_lossy(&answer).into_owned())?.data);
+    }
+    Ok(())
+}
+
+/// What is frozen for a time is thawed by the machine itself.
+async fn frozen(bench: &mut Bench, pod: &Pod, signer: &Signer) -> Result<()> {
+    let mut client = channel::open(bench, pod).await?;
+    let token = channel::sign(signer, pod.identity(), "Freeze", 4)?;
+    let freeze = v1::FreezeRequest { timeout_milliseconds: 10_000 };
+    let frozen = client.freeze(with_token(freeze, &token)).await.context("freeze")?.into_inner().frozen;
+    ensure!(frozen == 1, "{frozen} file systems");
+    let held = client.info(v1::InfoRequest {}).await?.into_inner();
+    ensure!(held.frozen, "{held:?}");
+    let thawed = async {
+        while client.info(v1::InfoRequest {}).await?.into_inner().frozen {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(LIMIT, thawed).await.context("the guest is not thawed")?
+}
+
+/// The guest boots anew when it is asked to, in the same container: by its agent; without one, by the power button, at which it powers off.
+fn reboots(bench: &mut Bench, pod: &Pod, console: &mut Attached) -> Result<()> {
+    // The fast guest has no such program, which its agent runs.
+    let shutdown = r"#!/bin/sh\necho GUEST told: $* > /dev/console\nreboot -f\n";
+    console.send(&format!("mkdir -p /sbin; printf '{shutdown}' > /sbin/shutdown; chmod +x /sbin/shutdown\n"))?;
+    console.send("echo ready $((1 + 4))\n")?;
+    console.wait_for("ready 5", LIMIT)?;
+    let (vmm, mut boots) = (pod.vmm()?, vec![boot_id(console)?]);
+    for way in ["-r +0", "GUEST power button"] {
+        shell::output(["vireo", "soft-reboot", &pod.name])?;
+        // The second boot has no agent.
+        let shown = console.wait_for(UP, LIMIT)?;
+        ensure!(shown.contains(way), "no {way:?} in {shown}");
+        console.wait_for(PROMPT, LIMIT)?;
+        boots.push(boot_id(console)?);
+    }
+    boots.dedup();
+    ensure!(boots.len() == 3, "the guest has not rebooted each time: {boots:?}");
+    ensure!(pod.vmm()? == vmm, "it is another machine");
+    // Its agent is found again.
+    console.send("/agent/start\n")?;
+    until("the agent of the guest's third boot", || {
+        let told = pod.exec(bench, &["cat", "/proc/sys/kernel/random/boot_id"], 60);
+        Ok(told.is_ok_and(|told| String::from_utf8_lossy(&told.stdout).trim() == boots[2]))
+    })
+}
+
+/// Which boot of the guest this is.
+fn boot_id(console: &mut Attached) -> Result<String> {
+    console.send("echo boot=$(cat /proc/sys/kernel/random/boot_id)=\n")?;
+    // What was typed is on the console too.
+    loop {
+        console.wait_for("boot=", LIMIT)?;
+        let id = console.wait_for("=", LIMIT)?;
+        let id = id.trim_end_matches('=');
+        if id.len() == UUID.len() && !id.contains('$') {
+            return Ok(id.to_owned());
+        }
+    }
 }
 
 /// Commands run in the guest, as the kubelet has its probes run.

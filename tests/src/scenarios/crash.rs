@@ -14,7 +14,7 @@ use super::{
     Bench, Scenario,
     eventually::{LIMIT, eventually, until},
     leftovers::Leftovers,
-    pod::{self, CGROUPS, Pod, PodSpec},
+    pod::{self, BUNDLES, Pod, PodSpec},
     shell,
 };
 use crate::{
@@ -24,8 +24,6 @@ use crate::{
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::each("everything_killed_at_once", everything)];
 
-/// containerd's bundles of CRI's tasks.
-const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
 /// Seconds for which a guest is asked to end.
 const GRACE: i64 = 1;
 
@@ -40,12 +38,18 @@ enum Call {
 }
 
 fn everything(bench: &mut Bench) -> Result<()> {
+    everything_of(bench, &PodSpec::guest().handler, BUNDLES)
+}
+
+/// Pods of the runtime `handler`, whose sandboxes' bundles are in `bundles`.
+pub(super) fn everything_of(bench: &mut Bench, handler: &str, bundles: &str) -> Result<()> {
+    let quick = || PodSpec { handler: handler.to_owned(), ..quick() };
     let before = Leftovers::look()?;
     let mut pods = Vec::new();
     for last in [Call::Run, Call::Start, Call::Pause, Call::Stop] {
         let mut pod = None;
         for call in [Call::Run, Call::Create, Call::Start, Call::Pause, Call::Stop] {
-            make(call, bench, &mut pod)?;
+            make(call, bench, &mut pod, quick)?;
             if call == last {
                 break;
             }
@@ -72,14 +76,13 @@ fn everything(bench: &mut Bench) -> Result<()> {
     // containerd asks the shim's `delete` to sweep each bundle that nobody answers for.
     bench.restart_containerd()?;
     for pod in &pods {
-        let (mount, bundle) = (|| mounted(pod), Path::new(BUNDLES).join(&pod.sandbox));
+        let (mount, bundle) = (|| mounted(pod), Path::new(bundles).join(&pod.sandbox));
         until("the bundle's end", || Ok(!bundle.exists()))?;
         if !pod.container.is_empty() {
             until("the mount's end", || Ok(!mount()?))?;
             ensure!(pod.status(bench)?.state() == v1::ContainerState::ContainerExited, "{:?}", pod.status(bench)?);
         }
-        let cgroup = Path::new(CGROUPS).join(&pod.name);
-        let left = fs::read_dir(&cgroup)?.flatten().find(|entry| entry.path().is_dir());
+        let left = fs::read_dir(pod.pod_cgroup_of("memory"))?.flatten().find(|entry| entry.path().is_dir());
         ensure!(left.is_none(), "{left:?} is left");
     }
     // The node goes on.
@@ -96,9 +99,9 @@ fn everything(bench: &mut Bench) -> Result<()> {
 }
 
 /// Makes a call as the kubelet does.
-fn make(call: Call, bench: &mut Bench, pod: &mut Option<Pod>) -> Result<()> {
+fn make(call: Call, bench: &mut Bench, pod: &mut Option<Pod>, spec: impl Fn() -> PodSpec) -> Result<()> {
     if call == Call::Run {
-        *pod = Some(bench.pod(quick())?);
+        *pod = Some(bench.pod(spec())?);
         return Ok(());
     }
     let pod = pod.as_mut().context("there is no pod")?;
@@ -113,7 +116,7 @@ fn make(call: Call, bench: &mut Bench, pod: &mut Option<Pod>) -> Result<()> {
 }
 
 /// Removes the pods of a name, as long as it takes.
-fn removed(bench: &mut Bench, name: &str) -> Result<()> {
+pub(super) fn removed(bench: &mut Bench, name: &str) -> Result<()> {
     let mut last = String::new();
     let done = eventually("its removal", LIMIT, || match try_remove(bench, name) {
         Ok(()) => Ok(Some(())),
@@ -140,7 +143,7 @@ fn try_remove(bench: &mut Bench, name: &str) -> Result<()> {
 }
 
 /// Kills a process; one that has just ended is fine.
-fn kill_9(pid: u32) -> Result<()> {
+pub(super) fn kill_9(pid: u32) -> Result<()> {
     match kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL) {
         Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("kill -9 {pid}")),
@@ -148,13 +151,13 @@ fn kill_9(pid: u32) -> Result<()> {
 }
 
 /// Whether a process is gone, or waits for nothing but its parent.
-fn gone(pid: u32) -> bool {
+pub(super) fn gone(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 /// A pod whose guest halts at once.
-fn quick() -> PodSpec {
+pub(super) fn quick() -> PodSpec {
     let vmi = json!({
         "domain": {
             "cpu": {"cores": 1},

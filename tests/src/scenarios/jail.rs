@@ -17,17 +17,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::once("vmm_taken_over_is_killed", taken_over),
     Scenario::once("vmm_threads_can_do_their_work", |_| launched::work_is_allowed(Path::new(PROBE))),
     Scenario::once("vmm_with_every_device_runs_jailed", |_| launched::a_machine_runs_jailed(Path::new(VMM))),
-    Scenario::once("vmm_is_born_in_its_cgroup", |_| launched::born_in_cgroup(Path::new(PROBE), Path::new(CGROUPS))),
+    Scenario::once("vmm_is_born_in_its_cgroup", |_| launched::born_in_cgroup(Path::new(PROBE))),
     Scenario::once("vmm_dropped_is_dead_and_reaped", |_| launched::drop_kills_and_reaps(Path::new(PROBE))),
     Scenario::once("vmm_killed_is_told_so", |_| launched::kill_is_seen(Path::new(PROBE))),
 ];
 
 /// Behaves like a VMM that its guest has taken over (`vmm/examples/jail_probe.rs`).
-const PROBE: &str = "/vireo/bin/jail_probe";
+pub(super) const PROBE: &str = "/vireo/bin/jail_probe";
 /// The real one.
 const VMM: &str = "/vireo/bin/vireo-vmm";
-/// Where cgroup v2 is.
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 fn confined(bench: &mut Bench) -> Result<()> {
     let pod = bench.boot(PodSpec::guest())?;

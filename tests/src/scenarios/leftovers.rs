@@ -4,22 +4,31 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use anyhow::Result;
 
-use super::{eventually::eventually, shell};
+use super::{CONTAINERDS, eventually::eventually, pod::BUNDLES, shell};
 
 /// Things by kind and name, each with how many there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftovers(BTreeMap<String, usize>);
 
 /// Folders in which every file counts.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "/run/containerd/s",
     "/run/containerd/fifo",
     "/run/containerd/io.containerd.runtime.v2.task",
+    "/run/containerd/io.containerd.sandbox.controller.v1.shim/k8s.io",
     "/run/containerd/io.containerd.grpc.v1.cri",
     "/var/run/netns",
     "/run/vireo",
     "/var/lib/cni/networks",
     "/tmp",
+];
+
+/// Likewise, in the data of each containerd.
+const DATA: [&str; 4] = [
+    "io.containerd.grpc.v1.cri/containers",
+    "io.containerd.grpc.v1.cri/sandboxes",
+    "io.containerd.runtime.v2.task",
+    "io.containerd.sandbox.controller.v1.shim/k8s.io",
 ];
 
 impl Leftovers {
@@ -31,12 +40,10 @@ impl Leftovers {
         for folder in FOLDERS {
             all.files("file", Path::new(folder));
         }
-        for version in ["1.6", "1.7"] {
-            for kind in ["containers", "sandboxes"] {
-                let folder = format!("/var/lib/containerd-{version}/io.containerd.grpc.v1.cri/{kind}");
-                all.files("file", Path::new(&folder));
+        for version in CONTAINERDS {
+            for folder in DATA {
+                all.files("file", &Path::new("/var/lib").join(format!("containerd-{version}")).join(folder));
             }
-            all.files("file", Path::new(&format!("/var/lib/containerd-{version}/io.containerd.runtime.v2.task")));
         }
         all.cgroups(Path::new("/sys/fs/cgroup"));
         for link in fs::read_dir("/sys/class/net")?.flatten() {
@@ -120,6 +127,10 @@ impl Leftovers {
     fn files(&mut self, kind: &str, folder: &Path) {
         let Ok(entries) = fs::read_dir(folder) else { return };
         for entry in entries.flatten() {
+            // containerd renames a bundle so before it removes it; killed in between, it never looks at it again (`atomicDelete` in its runtime's bundle.go).
+            if folder == Path::new(BUNDLES) && entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
             self.count(kind, &entry.path().display().to_string());
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.files(kind, &entry.path());

@@ -44,6 +44,7 @@ impl LocalMachine {
         let node = NodeConfig::default();
         let plan = translate(Source {
             name,
+            hostname: None,
             spec: Some(&spec),
             limits: &RateLimits::default(),
             place,
@@ -88,7 +89,10 @@ impl LocalMachine {
             ensure!(!left.is_zero(), "{text:?}: not on the console within {limit:?}, which shows:\n{}", shown());
             self.console.set_read_timeout(Some(left))?;
             match self.console.read(&mut buffer) {
-                Ok(0) => bail!("{text:?}: the console ended, having shown:\n{}", shown()),
+                Ok(0) => {
+                    let why = self.ended(LIMIT).map_or_else(|error| format!("{error:#}"), |end| format!("{end:?}"));
+                    bail!("{text:?}: the machine ended ({why}), having shown:\n{}", shown())
+                }
                 Ok(length) => self.seen.extend(&buffer[..length]),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
@@ -110,17 +114,22 @@ impl LocalMachine {
     /// Presses the power button, and waits until the guest has switched itself off.
     pub(super) fn power_off(self, limit: Duration) -> Result<()> {
         self.vmm.control.send(&Command::Request { id: 1, request: Request::PowerButton }, &[])?;
+        let end = self.ended(limit)?;
+        ensure!(end == End::PowerOff, "the machine ended with {end:?}");
+        ensure!(self.vmm.wait(LIMIT).is_some(), "the VMM is still there");
+        Ok(())
+    }
+
+    /// How the machine ends, which it does within the limit.
+    fn ended(&self, limit: Duration) -> Result<End> {
         let end = Instant::now() + limit;
         loop {
             match self.vmm.control.wait(end.saturating_duration_since(Instant::now()))? {
-                Received::Message(Event::Ended(End::PowerOff)) => break,
-                Received::Message(Event::Ended(other)) => bail!("the machine ended with {other:?}"),
+                Received::Message(Event::Ended(end)) => return Ok(end),
                 Received::Message(_) => {}
-                Received::Empty => bail!("no power-off within {limit:?}"),
-                Received::Closed => bail!("the VMM ended"),
+                Received::Empty => bail!("the machine has not ended within {limit:?}"),
+                Received::Closed => bail!("the VMM ended without a word: {:?}", self.vmm.wait(LIMIT)),
             }
         }
-        ensure!(self.vmm.wait(LIMIT).is_some(), "the VMM is still there");
-        Ok(())
     }
 }

@@ -15,6 +15,7 @@ mod runner;
 pub mod shell;
 
 mod boots;
+mod cgroup_v1;
 mod channel;
 mod channels;
 mod churn;
@@ -24,13 +25,19 @@ mod deaths;
 mod debian;
 mod disks;
 mod endings;
+mod faults;
 mod jail;
+mod lifecycle;
 mod limits;
 mod local_machine;
 mod network;
+mod policy;
 mod refusals;
 mod resources;
 mod run_command;
+mod sandbox_api;
+mod upgrade;
+mod usage;
 mod vhost;
 mod volumes;
 
@@ -40,11 +47,21 @@ pub use runner::{Selection, names, provision, run};
 
 use anyhow::Result;
 
+/// Whether a scenario needs a node with cgroup v1.
+pub fn needs_cgroup_v1(name: &str) -> bool {
+    name.starts_with(cgroup_v1::PREFIX)
+}
+
+/// The versions of containerd in a node.
+pub const CONTAINERDS: [&str; 3] = ["1.6", "1.7", "2.1"];
+
 /// Whether a scenario has to do with containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Under {
     /// It runs once for each version.
     EachContainerd,
+    /// It runs once for each of these versions.
+    Containerds(&'static [&'static str]),
     /// It runs once.
     Node,
 }
@@ -63,6 +80,10 @@ pub struct Scenario {
 impl Scenario {
     const fn each(name: &'static str, run: fn(&mut Bench) -> Result<()>) -> Self {
         Self { name, under: Under::EachContainerd, run }
+    }
+
+    const fn under(versions: &'static [&'static str], name: &'static str, run: fn(&mut Bench) -> Result<()>) -> Self {
+        Self { name, under: Under::Containerds(versions), run }
     }
 
     const fn once(name: &'static str, run: fn(&mut Bench) -> Result<()>) -> Self {

@@ -1,20 +1,23 @@
 //! The guest is where its pod is.
 
-use std::{collections::HashSet, fs};
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{
     Bench, Scenario,
     eventually::LIMIT,
     pod::{PROMPT, PodSpec, vmi},
+    policy::policy_holds,
     shell,
+    vhost::packet_threads,
 };
 use crate::cri::attach::Attached;
 
-/// Where containerd keeps pods' network namespaces.
-const NAMESPACES: &str = "/var/run/netns";
+/// The node's address on the pods' network.
+const NODE_IPV6: &str = "fd00:88::1";
+/// A router advertisement to the pods' network (RFC 4861 §4.2; hops: §6.1.2): a way out for half an hour.
+const ADVERTISE: &str = r"printf '\206\0\0\0\100\0\007\010\0\0\0\0\0\0\0\0' |
+    socat -u STDIN 'IP6-SENDTO:[ff02::1%cni0]:58,setsockopt=41:18:i255'";
 
 /// Has the guest's shell ask for an address and show what it is told: name, address, router, MTU.
 fn show_lease(console: &mut Attached, interface: &str) -> Result<()> {
@@ -27,6 +30,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("guest_reaches_out_through_the_pod", reaches_out),
     Scenario::once("guest_is_told_its_address", told),
     Scenario::once("bridged_guest_takes_the_pod_s_address", bridged),
+    Scenario::each("guest_has_ipv6_behind_the_pod_s_address", ipv6),
     Scenario::once("guest_has_a_second_network", second_network),
     Scenario::once("a_card_has_a_queue_pair_for_each_vcpu", queues),
 ];
@@ -100,22 +104,25 @@ fn bridged(bench: &mut Bench) -> Result<()> {
     console.wait_for("it=1=", LIMIT)?;
     console.send("ping -c 1 -W 9 10.88.0.1; echo it=$?=\n")?;
     console.wait_for("it=0=", LIMIT)?;
+    let threads = packet_threads(&pod)?;
+    ensure!(threads.is_empty(), "the VMM has threads for packets: {threads:?}");
+    // A router of the pod's network is heard, and the pod's IPv6 address is the guest's to take.
+    shell::output(["sh", "-c", ADVERTISE])?;
+    console.send("until ip -6 route | grep 'default via fe80::'; do sleep 1; done; echo it=$((1 + 1))=\n")?;
+    console.wait_for("it=2=", LIMIT)?;
+    console.send("echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad\n")?;
+    console.send(&format!("ip addr add {}/64 dev eth0; ping6 -c 1 -W 9 {NODE_IPV6}; echo it=$?=\n", pod.ipv6))?;
+    console.wait_for("it=0=", LIMIT)?;
+    policy_holds(&pod)?;
     pod.remove(bench)
 }
 
 fn second_network(bench: &mut Bench) -> Result<()> {
-    let namespaces = || -> Result<HashSet<String>> {
-        let entries = fs::read_dir(NAMESPACES)?.collect::<Result<Vec<_>, _>>()?;
-        Ok(entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
-    };
     let mut spec = vmi("");
     spec["domain"]["devices"]["interfaces"] = json!([{"name": "default", "masquerade": {}}, {"name": "red", "bridge": {}, "macAddress": "02:00:00:00:00:77"}]);
     spec["networks"] = json!([{"name": "default", "pod": {}}, {"name": "red", "multus": {"networkName": "red"}}]);
-    let before = namespaces()?;
     let mut pod = bench.pod(PodSpec::described(&spec))?;
-    let after = namespaces()?;
-    let netns = after.difference(&before).next().context("the pod has a network namespace")?;
-    let netns = &format!("{NAMESPACES}/{netns}");
+    let netns = &pod.netns()?;
     let inside = &format!("--net={netns}");
     // As Multus does it; the name is KubeVirt's.
     shell::output(["ip", "link", "add", "red0", "type", "veth", "peer", "name", "podb1f51a511f1", "netns", netns])?;
@@ -137,5 +144,26 @@ fn second_network(bench: &mut Bench) -> Result<()> {
     // Where a port-forward arrives: the pod's own loopback.
     let forwarded = ["nsenter", inside, "busybox", "wget", "-q", "-T", "9", "-O", "-", "http://127.0.0.1/"];
     ensure!(shell::output(forwarded)?.starts_with("hello from"), "something else answers on the pod's loopback");
+    pod.remove(bench)
+}
+
+fn ipv6(bench: &mut Bench) -> Result<()> {
+    let pod = bench.boot(PodSpec::guest())?;
+    let mut console = pod.attach(bench)?;
+    // The kernel asks for a router. A client for the address isn't here: the full Debian guest has one.
+    console.send("until ip -6 route | grep 'default via fe80::1 '; do sleep 1; done; echo it=$((1 + 1))=\n")?;
+    console.wait_for("it=2=", LIMIT)?;
+    console.send("echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad; ip addr add fd10:0:2::2/120 dev eth0\n")?;
+    console.send(&format!("httpd -p [fd10:0:2::2]:81 -h /www; ping6 -c 1 -W 9 {NODE_IPV6}; echo it=$?=\n"))?;
+    console.wait_for("it=0=", LIMIT)?;
+    let inside = &format!("--net={}", pod.netns()?);
+    let own = &format!("http://[{}]/", pod.ipv6);
+    for (namespace, url) in [("--net=/proc/1/ns/net", own.as_str()), (inside, "http://[::1]/")] {
+        let answer = shell::output(["nsenter", namespace, "busybox", "wget", "-q", "-T", "9", "-O", "-", url])?;
+        ensure!(answer.starts_with("hello from"), "{url}: {answer}");
+    }
+    // containerd tries IPv4 first, on which nobody listens at this port.
+    pod.http_forwarded(bench, 81, "/", "hello from")?;
+    pod.http_forwarded(bench, 80, "/", "hello from")?;
     pod.remove(bench)
 }

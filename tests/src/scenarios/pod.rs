@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
+    io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::Duration,
@@ -26,10 +27,12 @@ use crate::{
     guest::images::{BUSYBOX, CONTAINER_DISK},
 };
 
-/// Where the pods' cgroups are.
-pub const CGROUPS: &str = "/sys/fs/cgroup/kubepods";
+/// Where cgroups are.
+const HIERARCHIES: &str = "/sys/fs/cgroup";
 /// Where the pods' logs are.
 pub const LOGS: &str = "/var/log/pods";
+/// containerd's bundles of CRI's tasks.
+pub const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
 /// What the fast guest prints when it serves.
 pub const UP: &str = "GUEST-UP";
 /// What the fast guest then waits with.
@@ -60,6 +63,8 @@ pub struct PodSpec {
     pub user: Option<i64>,
     /// Program of a container that is no VM.
     pub command: Vec<String>,
+    /// The container's environment.
+    pub environment: Vec<(String, String)>,
     /// The container's CPUs, as cpuset lists them; empty for all.
     pub cpus: String,
     /// Folders of the node that the container sees: where in the container, where in the node.
@@ -83,6 +88,7 @@ impl PodSpec {
             tty: true,
             user: None,
             command: Vec::new(),
+            environment: Vec::new(),
             cpus: String::new(),
             mounts: Vec::new(),
             writes: false,
@@ -130,6 +136,17 @@ pub fn vmi(arguments: &str) -> Value {
     })
 }
 
+/// What came over the streams of an exec.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What the command printed.
+    pub output: String,
+    /// What it complained of.
+    pub errors: String,
+    /// How it ended, a `Status` as JSON.
+    pub status: String,
+}
+
 /// How often a sandbox is tried again.
 const SANDBOX_RETRIES: u32 = 2;
 
@@ -142,6 +159,8 @@ pub struct Pod {
     pub container: String,
     /// The pod's address.
     pub ip: String,
+    /// Its IPv6 address.
+    pub ipv6: String,
     spec: PodSpec,
     attempt: u32,
     config: v1::PodSandboxConfig,
@@ -154,11 +173,11 @@ impl Pod {
     pub(super) fn new(bench: &mut Bench, spec: PodSpec, number: u32) -> Result<Self> {
         let name = format!("pod-{number}");
         // The kubelet makes the pod's cgroup and its log folder.
-        let cgroup = Path::new(CGROUPS).join(&name);
-        fs::create_dir_all(&cgroup)?;
-        for folder in [Path::new(CGROUPS), &cgroup] {
-            fs::write(folder.join("cgroup.subtree_control"), "+cpu +cpuset +io +memory +pids +hugetlb")
-                .with_context(|| format!("delegate controllers to {}", folder.display()))?;
+        for folder in cgroups(&name)? {
+            fs::create_dir_all(&folder)?;
+            for folder in [folder.parent().context("a folder of pods")?, &folder] {
+                prepare_cgroup(folder).with_context(|| format!("prepare {}", folder.display()))?;
+            }
         }
         let logs = format!("{LOGS}/{name}");
         fs::create_dir_all(&logs)?;
@@ -196,8 +215,9 @@ impl Pod {
         };
         let request = v1::PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
         let status = bench.cri().pod_sandbox_status(request)?.status.context("a pod has a status")?;
-        let ip = status.network.unwrap_or_default().ip;
-        Ok(Self { sandbox, container: String::new(), ip, spec, attempt: 0, config, name })
+        let v1::PodSandboxNetworkStatus { ip, additional_ips } = status.network.unwrap_or_default();
+        let ipv6 = additional_ips.into_iter().next().context("a pod has an IPv6 address")?.ip;
+        Ok(Self { sandbox, container: String::new(), ip, ipv6, spec, attempt: 0, config, name })
     }
 
     /// Creates the container anew in the same sandbox, as the kubelet does where an earlier one has ended.
@@ -213,6 +233,7 @@ impl Pod {
             metadata: Some(v1::ContainerMetadata { name: self.spec.container.clone(), attempt: self.attempt }),
             image: Some(v1::ImageSpec { image: self.spec.image.clone() }),
             command: self.spec.command.clone(),
+            envs: self.spec.environment.iter().map(variable).collect(),
             mounts: self.spec.mounts.iter().map(|paths| mount(paths, self.spec.writes)).collect(),
             devices: self.spec.devices.iter().map(device).collect(),
             log_path: self.log_name(),
@@ -347,16 +368,19 @@ impl Pod {
         WebSocket::connect(&bench.cri().exec(request)?.url)?.bridge(websocket::STDOUT, 0)
     }
 
-    /// What is said to who wants a program with a terminal.
-    pub fn exec_with_terminal(&self, bench: &mut Bench, command: &[&str]) -> Result<String> {
-        let request = v1::ExecRequest { stdin: true, stdout: true, tty: true, ..self.exec_request(command) };
+    /// What a command in the container tells on its streams.
+    pub fn exec_told(&self, bench: &mut Bench, command: &[&str], tty: bool) -> Result<Told> {
+        let request = v1::ExecRequest { stdout: true, stderr: !tty, tty, ..self.exec_request(command) };
         let mut socket = WebSocket::connect(&bench.cri().exec(request)?.url)?;
         socket.set_read_timeout(Some(LIMIT))?;
-        let mut told = String::new();
+        let mut told = Told::default();
         while let Some((channel, bytes)) = socket.message()? {
-            if channel == websocket::ERROR {
-                told += &String::from_utf8_lossy(&bytes);
-            }
+            let stream = match channel {
+                websocket::STDOUT => &mut told.output,
+                websocket::STDERR => &mut told.errors,
+                _ => &mut told.status,
+            };
+            *stream += &String::from_utf8_lossy(&bytes);
         }
         Ok(told)
     }
@@ -366,11 +390,23 @@ impl Pod {
         v1::ExecRequest { container_id: self.container.clone(), cmd, ..v1::ExecRequest::default() }
     }
 
-    /// A connection to a port of the pod's, as `kubectl port-forward` makes it.
-    pub fn forward(&self, bench: &mut Bench, port: u16) -> Result<UnixStream> {
+    /// What is answered to an HTTP request that comes as `kubectl port-forward` brings it, up to what is wanted of it.
+    pub fn http_forwarded(&self, bench: &mut Bench, port: u16, path: &str, wanted: &str) -> Result<()> {
         let request = v1::PortForwardRequest { pod_sandbox_id: self.sandbox.clone(), port: vec![port.into()] };
         // Each channel begins with its port.
-        WebSocket::connect(&bench.cri().port_forward(request)?.url)?.bridge(0, 2)
+        let mut stream = WebSocket::connect(&bench.cri().port_forward(request)?.url)?.bridge(0, 2)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let (mut answer, mut buffer) = (Vec::new(), [0; 1024]);
+        loop {
+            let text = String::from_utf8_lossy(&answer);
+            if text.contains(wanted) {
+                return Ok(());
+            }
+            let count = stream.read(&mut buffer)?;
+            ensure!(count > 0, "port-forward to {port}: no {wanted:?} in {text:?}");
+            answer.extend_from_slice(&buffer[..count]);
+        }
     }
 
     /// What tokens call the pod.
@@ -386,9 +422,25 @@ impl Pod {
         Ok(text.lines().flat_map(str::parse).collect())
     }
 
-    /// The container's cgroup.
+    /// The container's cgroup; with v1, that of the memory controller.
     pub fn cgroup(&self) -> PathBuf {
-        Path::new(CGROUPS).join(&self.name).join(&self.container)
+        self.cgroup_of("memory")
+    }
+
+    /// The container's cgroup where the controller is that v1 calls so.
+    pub fn cgroup_of(&self, controller: &str) -> PathBuf {
+        self.pod_cgroup_of(controller).join(&self.container)
+    }
+
+    /// The pod's, likewise.
+    pub fn pod_cgroup_of(&self, controller: &str) -> PathBuf {
+        let all = Path::new(HIERARCHIES);
+        let hierarchy = match controller {
+            _ if cgroup_v2() => all.to_owned(),
+            "cpu" | "cpuacct" => all.join("cpu,cpuacct"),
+            other => all.join(other),
+        };
+        hierarchy.join("kubepods").join(&self.name)
     }
 
     /// The VMM.
@@ -419,6 +471,20 @@ impl Pod {
             Ok(super::shell::output(["busybox", "wget", "-q", "-T", "5", "-O", "-", &url]).ok())
         })
     }
+
+    /// The pod's network namespace, as `nsenter` is told of it.
+    pub fn netns(&self) -> Result<String> {
+        let path = format!("{BUNDLES}/{}/config.json", self.sandbox);
+        let spec: Value = serde_json::from_slice(&fs::read(&path).with_context(|| path.clone())?)?;
+        let namespaces = spec["linux"]["namespaces"].as_array().context("a sandbox has namespaces")?;
+        let network = namespaces.iter().find(|namespace| namespace["type"] == "network");
+        let path = network.and_then(|namespace| namespace["path"].as_str()).context("CNI has named it")?;
+        Ok(path.to_owned())
+    }
+}
+
+fn variable((key, value): &(String, String)) -> v1::KeyValue {
+    v1::KeyValue { key: key.clone(), value: value.clone() }
 }
 
 fn mount((container_path, host_path): &(String, String), writes: bool) -> v1::Mount {
@@ -444,10 +510,38 @@ pub(super) fn console_text(log: &[u8]) -> String {
     text
 }
 
+/// Whether the node has cgroup v2, else v1.
+pub(super) fn cgroup_v2() -> bool {
+    Path::new(HIERARCHIES).join("cgroup.controllers").exists()
+}
+
+/// A pod's cgroup in each hierarchy.
+pub(super) fn cgroups(pod: &str) -> Result<Vec<PathBuf>> {
+    let below = Path::new("kubepods").join(pod);
+    if cgroup_v2() {
+        return Ok(vec![Path::new(HIERARCHIES).join(below)]);
+    }
+    let entries = fs::read_dir(HIERARCHIES)?;
+    entries.map(|entry| Ok(entry?.path().join(&below))).collect()
+}
+
+/// v2's cgroups hand their controllers down; v1's CPU sets begin without CPUs.
+fn prepare_cgroup(folder: &Path) -> Result<()> {
+    let parent = folder.parent().context("a cgroup above")?;
+    if cgroup_v2() {
+        fs::write(folder.join("cgroup.subtree_control"), "+cpu +cpuset +io +memory +pids +hugetlb")?;
+    }
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if !cgroup_v2() && folder.join(file).exists() {
+            fs::write(folder.join(file), fs::read(parent.join(file))?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes what the kubelet would have made for a pod. A cgroup that the runtime left in it makes this fail.
 pub(super) fn forget(name: &str) -> Result<()> {
-    let cgroup = Path::new(CGROUPS).join(name);
-    if cgroup.exists() {
+    for cgroup in cgroups(name)?.into_iter().filter(|cgroup| cgroup.exists()) {
         // The kernel empties a cgroup a moment after its last process is gone.
         eventually(&format!("{}: to be empty", cgroup.display()), Duration::from_secs(10), || {
             Ok(fs::remove_dir(&cgroup).is_ok().then_some(()))

@@ -1,19 +1,24 @@
 //! What can't run is refused with one clear error, where the user sees it.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
+use vireo_runtimeclass::pod::{DESCRIBED, SECRETS_DIR};
 
 use super::{
     Bench, Scenario,
     pod::{PodSpec, vmi},
     shell,
 };
-use crate::archive::{oci::Image, tar::Tar};
+use crate::{
+    archive::{oci::Image, tar::Tar},
+    guest::BLANK_QCOW2,
+};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("malformed_annotation_is_refused", malformed_annotation),
+    Scenario::each("annotation_that_got_lost_is_refused", lost_annotation),
     Scenario::each("unknown_field_is_refused", unknown_field),
     Scenario::each("absurd_sizes_are_refused", absurd_sizes),
     Scenario::once("networks_that_clash_are_refused", clashes),
@@ -22,6 +27,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::each("image_without_a_disk_is_refused", no_disk),
     Scenario::each("image_with_two_disks_is_refused", two_disks),
     Scenario::each("disk_that_is_no_file_is_refused", odd_disks),
+    Scenario::once("image_that_names_a_file_of_the_node_is_refused", backing_file),
+    Scenario::once("secret_that_can_t_be_read_is_refused", unreadable_secret),
+    Scenario::once("long_answers_to_cloud_init_are_refused", long_cloud_init),
     Scenario::each("node_without_kvm_is_refused", no_kvm),
 ];
 
@@ -42,6 +50,17 @@ fn malformed_annotation(bench: &mut Bench) -> Result<()> {
     let mut spec = PodSpec::guest();
     spec.annotations.insert("vireo.dev/vmi".to_owned(), "{\"domain\": ".to_owned());
     refused(bench, spec, &["vireo.dev/vmi"])
+}
+
+/// The node's containerd has the runtime, but not its `pod_annotations`.
+fn lost_annotation(bench: &mut Bench) -> Result<()> {
+    let lost = || PodSpec { handler: "without-annotations".to_owned(), ..PodSpec::described(&vmi("")) };
+    let words = ["annotation vireo.dev/vmi has not reached", "node-setup/install.sh"];
+    let (name, value) = DESCRIBED;
+    let environment = vec![(name.to_owned(), value.to_owned())];
+    refused(bench, PodSpec { environment, ..lost() }, &words)?;
+    let mounts = vec![(format!("{SECRETS_DIR}/answers"), "/etc/containerd".to_owned())];
+    refused(bench, PodSpec { mounts, ..lost() }, &words)
 }
 
 fn unknown_field(bench: &mut Bench) -> Result<()> {
@@ -71,7 +90,7 @@ fn absurd_sizes(bench: &mut Bench) -> Result<()> {
 
 fn clashes(bench: &mut Bench) -> Result<()> {
     let interfaces = "/domain/devices/interfaces";
-    let cases: [(&str, Value, &[&str]); 4] = [
+    let cases: [(&str, Value, &[&str]); 5] = [
         (
             interfaces,
             json!([{"name": "default", "masquerade": {}, "ports": [{"port": 70000}]}]),
@@ -86,6 +105,7 @@ fn clashes(bench: &mut Bench) -> Result<()> {
             &["interfaces[1].macAddress: is the address of domain.devices.interfaces[0] already"],
         ),
         ("/networks/0/pod", json!({"vmNetworkCIDR": "10.88.7.0/24"}), &["10.88.7.0/24", "vmNetworkCIDR"]),
+        ("/networks/0/pod", json!({"vmIPv6NetworkCIDR": "fd00:88::/120"}), &["fd00:88::/120", "vmIPv6NetworkCIDR"]),
         ("/networks/0", json!({"name": "default", "multus": {"networkName": "red"}}), &["masquerade"]),
     ];
     for (path, value, words) in cases {
@@ -137,7 +157,7 @@ fn no_kernel(bench: &mut Bench) -> Result<()> {
 fn with_image(bench: &mut Bench, layer: Tar, words: &[&str]) -> Result<()> {
     const NAME: &str = "docker.io/library/odd:1";
     let file = "/run/odd-image.tar";
-    fs::write(file, Image { reference: NAME, command: &["/none"], layer }.pack())?;
+    fs::write(file, Image { reference: NAME, entrypoint: &[], command: &["/none"], layer }.pack())?;
     shell::output(["ctr", "-n", "k8s.io", "images", "import", file])?;
     fs::remove_file(file)?;
     let result = refused(bench, PodSpec { image: NAME.to_owned(), ..PodSpec::container_disk() }, words);
@@ -161,16 +181,75 @@ fn two_disks(bench: &mut Bench) -> Result<()> {
 
 fn odd_disks(bench: &mut Bench) -> Result<()> {
     const IMAGE: &str = "disk/disk.img";
-    for word in ["directory", "symbolic link", "FIFO", "empty"] {
+    for word in ["directory", "symbolic link", "FIFO", "character device", "block device", "empty"] {
         let mut layer = Tar::default();
         layer.directory("disk");
         match word {
             "directory" => layer.directory(IMAGE),
             "symbolic link" => layer.symlink(IMAGE, "/etc/passwd"),
             "FIFO" => layer.fifo(IMAGE),
+            "character device" => layer.char_device(IMAGE, 1, 5),
+            "block device" => layer.block_device(IMAGE, 254, 0),
             _ => layer.file(IMAGE, 0o644, &[]),
         }
         with_image(bench, layer, &[word]).with_context(|| format!("disk image: {word}"))?;
+    }
+    Ok(())
+}
+
+fn backing_file(bench: &mut Bench) -> Result<()> {
+    const FILE: &[u8] = b"/etc/shadow";
+    let mut image = fs::read(format!("/vireo/guest/{BLANK_QCOW2}"))?;
+    // docs/interop/qcow2.txt: where its name is, and how long that is; here behind all that the header has.
+    let at = 4096;
+    image[8..16].copy_from_slice(&(at as u64).to_be_bytes());
+    image[16..20].copy_from_slice(&u32::try_from(FILE.len())?.to_be_bytes());
+    image[at..at + FILE.len()].copy_from_slice(FILE);
+    let mut layer = Tar::default();
+    layer.directory("disk");
+    layer.file("disk/disk.qcow2", 0o644, &image);
+    with_image(bench, layer, &["backing file \"/etc/shadow\" refused"])
+}
+
+fn with_volume(volume: &Value) -> Value {
+    let mut spec = vmi("");
+    spec["volumes"] = json!([spec["volumes"][0], volume]);
+    spec
+}
+
+fn unreadable_secret(bench: &mut Bench) -> Result<()> {
+    let folder = tempfile::tempdir_in("/run")?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+    let file = folder.path().join("password");
+    fs::write(&file, "the node's own")?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+    let mounted = |spec: &Value, place: &str| {
+        let mounts = vec![(format!("{SECRETS_DIR}/{place}"), folder.path().display().to_string())];
+        PodSpec { mounts, ..PodSpec::described(spec) }
+    };
+    let spec = with_volume(&json!({"name": "files", "secret": {"secretName": "files"}}));
+    refused(bench, mounted(&spec, "files"), &["spec.volumes[1].secret", "password", "Permission denied"])?;
+    // Nobody has mounted it.
+    refused(bench, mounted(&spec, "others"), &["spec.volumes[1].secret", "is not mounted at"])?;
+    let mut spec = vmi("");
+    let source = json!({"secret": {"secretName": "keys"}});
+    spec["accessCredentials"] =
+        json!([{"userPassword": {"source": source, "propagationMethod": {"qemuGuestAgent": {}}}}]);
+    refused(bench, mounted(&spec, "keys-access-cred"), &["accessCredentials[0]", "password", "Permission denied"])
+}
+
+fn long_cloud_init(bench: &mut Bench) -> Result<()> {
+    let (folder, long) = (tempfile::tempdir_in("/run")?, "x".repeat(2049));
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+    fs::write(folder.path().join("userdata"), long.repeat(512))?;
+    let cases = [
+        (json!({"userData": long}), "cloudInitNoCloud.userData: 2049 bytes; at most 2048"),
+        (json!({"secretRef": {"name": "answers"}}), "cloudInitNoCloud.secretRef: the secret mounted at"),
+    ];
+    for (seed, words) in cases {
+        let spec = with_volume(&json!({"name": "seed", "cloudInitNoCloud": seed}));
+        let mounts = vec![(format!("{SECRETS_DIR}/seed"), folder.path().display().to_string())];
+        refused(bench, PodSpec { mounts, ..PodSpec::described(&spec) }, &[words])?;
     }
     Ok(())
 }

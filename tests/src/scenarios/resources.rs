@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Bench, Scenario,
     eventually::until,
-    pod::{CGROUPS, OOM_SCORE_ADJ, Pod, PodSpec, UP, vmi},
+    pod::{OOM_SCORE_ADJ, Pod, PodSpec, UP, cgroup_v2, vmi},
 };
 use crate::cri::v1;
 
@@ -19,7 +19,7 @@ const NODE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 /// The guest's memory, bytes.
 const GUEST: u64 = 128 << 20;
 
-fn resources(bench: &mut Bench) -> Result<()> {
+pub(super) fn resources(bench: &mut Bench) -> Result<()> {
     let pages = GUEST >> 21;
     fs::write(NODE_PAGES, pages.to_string())?;
     let got = fs::read_to_string(NODE_PAGES)?;
@@ -38,7 +38,8 @@ fn limited(bench: &mut Bench) -> Result<()> {
     let mut pod = bench.pod(PodSpec { container: "istio-proxy".to_owned(), ..spec })?;
     let refused = start(bench, &mut pod)?.err().context("a sidecar runs")?;
     ensure!(refused.contains("container \"istio-proxy\": init containers and sidecars are not supported"), "{refused}");
-    let pods_limit = Path::new(CGROUPS).join(&pod.name).join("hugetlb.2MB.max");
+    let pods_limit = if cgroup_v2() { "hugetlb.2MB.max" } else { "hugetlb.2MB.limit_in_bytes" };
+    let pods_limit = pod.pod_cgroup_of("hugetlb").join(pods_limit);
     fs::write(&pods_limit, "0")?;
     pod.create_again(bench, |spec| "compute".clone_into(&mut spec.container))?;
     let refused = pod.start(bench).err().context("more huge pages than the container may use")?;
@@ -51,7 +52,8 @@ fn limited(bench: &mut Bench) -> Result<()> {
     let vmm = pod.vmm()?;
     let score = fs::read_to_string(format!("/proc/{vmm}/oom_score_adj"))?;
     ensure!(score.trim() == OOM_SCORE_ADJ.to_string(), "oom_score_adj {score}");
-    let huge: u64 = read(&pod.cgroup().join("hugetlb.2MB.current"))?.parse()?;
+    let used = if cgroup_v2() { "hugetlb.2MB.current" } else { "hugetlb.2MB.usage_in_bytes" };
+    let huge: u64 = read(&pod.cgroup_of("hugetlb").join(used))?.parse()?;
     ensure!((1 << 20..=GUEST).contains(&huge), "the guest uses {huge} bytes of huge pages");
 
     ensure!(cpus(vmm)? == "0", "the vCPU runs on {}", cpus(vmm)?);
@@ -64,10 +66,11 @@ fn limited(bench: &mut Bench) -> Result<()> {
     };
     pod.limit(bench, change)?;
     ensure!(cpus(vmm)? == "1", "the vCPU stays on {}", cpus(vmm)?);
-    ensure!(read(&pod.cgroup().join("cpu.max"))? == "20000 100000", "the quota is not the new one");
+    let (quota, expected) = if cgroup_v2() { ("cpu.max", "20000 100000") } else { ("cpu.cfs_quota_us", "20000") };
+    ensure!(read(&pod.cgroup_of("cpu").join(quota))? == expected, "the quota is not the new one");
     until("the guest to be throttled", || {
         pod.http("/")?;
-        let stat = read(&pod.cgroup().join("cpu.stat"))?;
+        let stat = read(&pod.cgroup_of("cpu").join("cpu.stat"))?;
         Ok(stat.lines().any(|line| line.strip_prefix("nr_throttled ").is_some_and(|count| count != "0")))
     })?;
     let request = v1::ContainerStatsRequest { container_id: pod.container.clone() };

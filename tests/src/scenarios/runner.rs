@@ -27,7 +27,11 @@ pub struct Selection {
 impl Selection {
     fn takes(&self, scenario: &Scenario) -> bool {
         self.only.as_deref().is_none_or(|only| only.split(',').any(|part| scenario.name.contains(part)))
-            && (!self.containerd_only || scenario.under == Under::EachContainerd)
+            && match scenario.under {
+                Under::EachContainerd => true,
+                Under::Containerds(versions) => versions.contains(&self.containerd.as_str()),
+                Under::Node => !self.containerd_only,
+            }
             && !self.without.iter().any(|name| name == scenario.name)
     }
 }
@@ -39,6 +43,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 
 /// Installs Vireo on the node as an admin does, starts containerd and imports the containerDisk.
 pub fn provision(containerd: &str) -> Result<()> {
+    shell::containerd("configure", containerd)?;
     shell::output(["/vireo/node-setup/install.sh", "--bin", "/vireo/bin", "--no-restart"])
         .context("install Vireo on the node")?;
     shell::containerd("start", containerd)?;

@@ -13,7 +13,7 @@ pub fn output<const N: usize>(argv: [&str; N]) -> Result<String> {
     Ok(text)
 }
 
-/// The node's containerd: `start`, `stop` or `restart`.
+/// The node's containerd: `configure`, `start`, `stop`, `restart` or `upgrade`.
 pub fn containerd(action: &str, version: &str) -> Result<()> {
     // Its output is a file's: the daemon inherits it, and a pipe would stay open as long as it runs.
     let status = Command::new("node-containerd")

@@ -44,7 +44,7 @@ fn answers_by_the_vmm(bench: &mut Bench) -> Result<()> {
 }
 
 /// Names of the VMM's threads that move packets.
-fn packet_threads(pod: &Pod) -> Result<Vec<String>> {
+pub(super) fn packet_threads(pod: &Pod) -> Result<Vec<String>> {
     let folder = format!("/proc/{}/task", pod.vmm()?);
     let mut names = Vec::new();
     for task in fs::read_dir(&folder).with_context(|| folder.clone())? {

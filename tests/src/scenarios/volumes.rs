@@ -2,12 +2,13 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt as _, chown, symlink},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
     path::Path,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use vireo_runtimeclass::pod::{PRIVATE_DIR, SERVICE_ACCOUNT_DIR};
 
 use super::{
     Bench, Scenario,
@@ -18,9 +19,8 @@ use super::{
 
 pub(super) const SCENARIOS: &[Scenario] = &[Scenario::each("what_a_pod_mounts_reaches_the_guest", volumes)];
 
-const PRIVATE: &str = "/var/run/kubevirt-private";
 /// The pod's user, which a VM's container has if nobody says another.
-const USER: u32 = 107;
+pub(super) const USER: u32 = 107;
 
 fn volumes(bench: &mut Bench) -> Result<()> {
     let folder = tempfile::tempdir_in("/run")?;
@@ -36,17 +36,21 @@ fn volumes(bench: &mut Bench) -> Result<()> {
 }
 
 fn with_device(bench: &mut Bench, folder: &Path, device: &str) -> Result<()> {
-    let empty = folder.join("empty");
-    fs::create_dir(&empty)?;
-    chown(&empty, Some(USER), Some(USER))?;
-    let secrets = ["files", "answers", "keys"].map(|name| folder.join(name));
-    write(&secrets[0], "1", &[("greeting", "hello"), (".dotted", "file")])?;
+    let [empty, host] = ["empty", "host"].map(|name| folder.join(name));
+    for own in [&empty, &host] {
+        fs::create_dir(own)?;
+        chown(own, Some(USER), Some(USER))?;
+    }
+    let secrets = ["files", "answers", "keys", "setup", "account", "self"].map(|name| folder.join(name));
     write(&secrets[1], "1", &[("userdata", "#cloud-config of a secret\n")])?;
     write(&secrets[2], "1", &[("me", "ssh-rsa FIRST me\n")])?;
+    write(&secrets[3], "1", &[("autounattend.xml", "<unattend/>\n")])?;
+    write(&secrets[4], "1", &[("namespace", "of an account\n"), ("token", "ey.J.x\n")])?;
+    write(&secrets[5], "1", &[("labels", "app=\"mine\"\n")])?;
 
     let mut spec = vmi("");
     spec["domain"]["firmware"]["kernelBoot"]["container"]["initrdPath"] = "/agent/initrd".into();
-    let names = ["block", "empty", "config", "files", "drive"];
+    let names = ["block", "empty", "config", "files", "drive", "setup", "account", "self", "host"];
     let disks = spec["domain"]["devices"]["disks"].as_array_mut().context("a list")?;
     disks.extend(names.map(|name| json!({"name": name, "disk": {"bus": "virtio"}})));
     spec["volumes"].as_array_mut().context("a list")?.extend([
@@ -55,6 +59,10 @@ fn with_device(bench: &mut Bench, folder: &Path, device: &str) -> Result<()> {
         json!({"name": "config", "configMap": {"name": "files", "volumeLabel": "OEMDRV"}}),
         json!({"name": "files", "secret": {"secretName": "files"}}),
         json!({"name": "drive", "cloudInitConfigDrive": {"secretRef": {"name": "answers"}}}),
+        json!({"name": "setup", "sysprep": {"configMap": {"name": "setup"}}}),
+        json!({"name": "account", "serviceAccount": {"serviceAccountName": "default"}}),
+        json!({"name": "self", "downwardAPI": {"fields": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}),
+        json!({"name": "host", "hostDisk": {"path": "/data/host.img", "type": "DiskOrCreate", "capacity": "4Mi"}}),
     ]);
     let way = json!({"qemuGuestAgent": {"users": ["root"]}});
     let drive = json!({"configDrive": {}});
@@ -65,19 +73,25 @@ fn with_device(bench: &mut Bench, folder: &Path, device: &str) -> Result<()> {
         {"userPassword": {"source": source, "propagationMethod": {"qemuGuestAgent": {}}}},
     ]);
     let mut pod = PodSpec::described(&spec);
-    pod.annotations.insert("vireo.dev/claims".to_owned(), r#"{"empty": {"capacity": "8Mi"}}"#.to_owned());
+    pod.annotations
+        .insert("vireo.dev/claims".to_owned(), r#"{"empty": {"capacity": "8Mi", "preallocation": true}}"#.to_owned());
     pod.writes = true;
     pod.devices = vec![("/dev/block".to_owned(), device.to_owned())];
+    pod.mounts.push((SERVICE_ACCOUNT_DIR.to_owned(), secrets[4].display().to_string()));
     for (place, folder) in [
         ("vmi-disks/empty", &empty),
+        ("vmi-disks/host", &host),
+        ("sysprep/setup", &secrets[3]),
+        ("downwardapi/self", &secrets[5]),
         ("config-map/config", &secrets[0]),
         ("secret/files", &secrets[0]),
         ("secret/drive", &secrets[1]),
         ("secret/keys-access-cred", &secrets[2]),
     ] {
-        pod.mounts.push((format!("{PRIVATE}/{place}"), folder.display().to_string()));
+        pod.mounts.push((format!("{PRIVATE_DIR}/{place}"), folder.display().to_string()));
     }
-    for round in ["one", "two"] {
+    for (round, greeting) in [("one", "hello"), ("two", "servus")] {
+        write(&secrets[0], round, &[("greeting", greeting), (".dotted", "file")])?;
         let pod = bench.boot(pod.clone())?;
         let mut console = pod.attach(bench)?;
         // The agent finds its user here, and what sets passwords.
@@ -85,14 +99,15 @@ fn with_device(bench: &mut Bench, folder: &Path, device: &str) -> Result<()> {
         console.send(
             "rm -f /bin/chpasswd; printf '#!/bin/sh\\ncat > /password\\n' > /bin/chpasswd; chmod 755 /bin/chpasswd\n",
         )?;
-        console.send("/agent/start; for d in vdb vdd vde vdf; do mkdir -p /$d; mount /dev/$d /$d; done\n")?;
+        console
+            .send("/agent/start; for d in vdb vdd vde vdf vdg vdh vdi; do mkdir -p /$d; mount /dev/$d /$d; done\n")?;
         console.send("tr a-z A-Z < /vdb/etc/vireo-disk; cat /sys/block/vdc/size; cat /vdb/kept /vdd/greeting /vde/.dotted; echo\n")?;
         console.wait_for("THE FAST GUEST'S DISK", LIMIT)?;
         console.wait_for("16384", LIMIT)?;
         if round == "two" {
             console.wait_for("kept in the claim", LIMIT)?;
         }
-        console.wait_for("hellofile", LIMIT)?;
+        console.wait_for(&format!("{greeting}file"), LIMIT)?;
         console.send("label() { dd if=/dev/$1 bs=1 skip=32808 count=32 2> /dev/null; }\n")?;
         console
             .send("cat /vdf/openstack/latest/* /sys/block/vde/serial; label vdd; label vdf; echo read $((1 + 1))\n")?;
@@ -100,7 +115,18 @@ fn with_device(bench: &mut Bench, folder: &Path, device: &str) -> Result<()> {
         for word in ["#cloud-config of a secret", "\"0\":\"ssh-rsa FIRST me\"", "OEMDRV", "config-2", "files"] {
             ensure!(seen.contains(word), "no {word} in {seen}");
         }
-        console.send("echo kept in the claim > /vdb/kept; umount /vdb\n")?;
+        console.send("head -c 16 /dev/vdj; cat /vd[ghi]/*; cat /sys/block/vd[gj]/serial /sys/block/vdj/size\n")?;
+        console.send("label vdg; echo read $((2 + 2))\n")?;
+        let seen = console.wait_for("read 4", LIMIT)?;
+        for word in ["<unattend/>", "unattendCD", "of an account", "ey.J.x", "app=\"mine\"", "setup8192"] {
+            ensure!(seen.contains(word), "no {word} in {seen}");
+        }
+        ensure!(round == "one" || seen.contains("kept on the node"), "{seen}");
+        // What the kubelet changes under a running machine is the next one's.
+        write(&secrets[0], "meanwhile", &[("greeting", "changed")])?;
+        console.send("echo 3 > /proc/sys/vm/drop_caches; cat /vdd/greeting; echo = read $((3 + 2))\n")?;
+        console.wait_for(&format!("{greeting}= read 5"), LIMIT)?;
+        console.send("echo kept on the node > /dev/vdj; echo kept in the claim > /vdb/kept; umount /vdb; sync\n")?;
         let keys = |word: &str| {
             format!("until grep {word} /root/.ssh/authorized_keys; do sleep 1; done; echo saw $((2 + 1))\n")
         };
@@ -118,13 +144,15 @@ fn with_device(bench: &mut Bench, folder: &Path, device: &str) -> Result<()> {
             write(&secrets[2], "3", &[("me", "ssh-rsa FIRST me\n")])?;
         }
         pod.remove(bench)?;
-        ensure!(fs::metadata(empty.join("disk.img"))?.len() == 8 << 20, "the claim's image is of its size");
+        let image = fs::metadata(empty.join("disk.img"))?;
+        ensure!(image.len() == 8 << 20, "the claim's image is of its size");
+        ensure!(image.blocks() * 512 >= image.len(), "its space is taken: {} blocks", image.blocks());
     }
     Ok(())
 }
 
 /// Puts a version of a secret in the place of the one before, as the kubelet does.
-fn write(folder: &Path, version: &str, files: &[(&str, &str)]) -> Result<()> {
+pub(super) fn write(folder: &Path, version: &str, files: &[(&str, &str)]) -> Result<()> {
     let new = folder.join(format!("..{version}"));
     fs::create_dir_all(&new)?;
     for path in [folder, &new] {

@@ -3,9 +3,10 @@
 //! Vireo's guest and QEMU's are up side by side, each with disks, taps and a context id of its own, and idle but for their turn:
 //! row by row, run by run they are asked for the same load (`tests/load`) and say what a unit of it took.
 //!
-//! - [`rows`]: what is asked for. [`rig`]: the node's side of it. [`host`]: the host's end of connections.
+//! - [`rows`]: what is asked for. [`rig`]: the node's side of it, [`networks`] its networks. [`host`]: the host's end of connections.
 
 mod host;
+mod networks;
 mod rig;
 mod rows;
 

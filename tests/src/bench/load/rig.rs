@@ -11,17 +11,19 @@ use anyhow::{Context, Result, anyhow};
 
 use super::{
     host::{self, Listener},
+    networks::{Network, networks},
     rows::{Row, TIME, What},
 };
 use crate::{
     archive::cpio::Cpio,
     bench::{
-        monitor::{Card, Disk, Guest, Monitor, Running},
+        idle::CONTAINERD,
+        monitor::{Disk, Guest, Monitor, Running},
         qcow2,
         samples::Sample,
     },
     progress,
-    scenarios::shell,
+    scenarios::{Bench, shell},
 };
 
 const INIT: &str = include_str!("../../../guest/load-init");
@@ -36,24 +38,6 @@ const LIMIT: Duration = Duration::from_mins(5);
 
 /// Where guests connect to, over TCP and vsock.
 const PORT: u16 = 5001;
-
-/// A tap, and who is on its both ends.
-#[derive(Debug)]
-struct Network {
-    subject: Subject,
-    /// The node's kernel moves the packets.
-    vhost: bool,
-    tap: &'static str,
-    host: &'static str,
-    guest: &'static str,
-}
-
-const NETWORKS: [Network; 4] = [
-    Network { subject: Subject::Vireo, vhost: true, tap: "load0", host: "10.77.0.1", guest: "10.77.0.2" },
-    Network { subject: Subject::Vireo, vhost: false, tap: "load1", host: "10.77.1.1", guest: "10.77.1.2" },
-    Network { subject: Subject::Qemu, vhost: true, tap: "load2", host: "10.77.2.1", guest: "10.77.2.2" },
-    Network { subject: Subject::Qemu, vhost: false, tap: "load3", host: "10.77.3.1", guest: "10.77.3.2" },
-];
 
 /// Guests at work.
 #[derive(Debug)]
@@ -74,6 +58,7 @@ struct Seat {
     monitor: Monitor,
     guest: Guest,
     running: Running,
+    networks: Vec<Network>,
 }
 
 /// Who is measured.
@@ -102,18 +87,14 @@ impl Rig {
         let initrd = initrd(share)?;
         let (tcp, vsock) = (Listener::tcp(PORT)?, Listener::vsock(PORT.into()).context("the node's vsock")?);
         let mut rig = Self { guests: Vec::new(), asked: 0, restarted: Vec::new(), tcp, vsock };
-        for network in NETWORKS {
-            let Network { tap, host, .. } = network;
-            shell::output(["ip", "tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr"])?;
-            shell::output(["ip", "address", "add", &format!("{host}/24"), "dev", tap])?;
-            shell::output(["ip", "link", "set", tap, "up"])?;
-        }
         let vireo = Monitor::Vireo(share.join("bin/vireo-vmm"));
         let qemu = Monitor::Qemu { machine: "q35", arguments: &["-cpu", "host"] };
+        let mut bench = Bench::new(CONTAINERD)?;
         for (subject, monitor) in [(Subject::Vireo, vireo), (Subject::Qemu, qemu)] {
-            let guest = guest(share, &initrd, subject)?;
+            let networks = networks(&mut bench, subject)?;
+            let guest = guest(share, &initrd, subject, &networks)?;
             let running = boot(&monitor, &guest)?;
-            rig.guests.push(Seat { subject, monitor, guest, running });
+            rig.guests.push(Seat { subject, monitor, guest, running, networks });
         }
         Ok(rig)
     }
@@ -137,7 +118,7 @@ impl Rig {
     fn try_to(&mut self, subject: Subject, row: &Row) -> Result<Sample> {
         self.asked += 1;
         let asked = self.asked;
-        let running = &mut seat(&mut self.guests, subject)?.running;
+        let Seat { running, networks, .. } = seat(&mut self.guests, subject)?;
         let connection = match &row.what {
             What::Disk { disk, load } => {
                 running.type_line(&format!(
@@ -146,9 +127,8 @@ impl Rig {
                 ))?;
                 None
             }
-            What::Tcp { load, vhost } => {
-                let mine = |network: &&Network| network.subject == subject && network.vhost == *vhost;
-                let network = NETWORKS.iter().find(mine).context("it has no network")?;
+            What::Tcp { load, way } => {
+                let network = networks.iter().find(|network| network.way == *way).context("it has no network")?;
                 running.type_line(&format!("{asked} tcp {}:{PORT} {load} {TIME}", network.host))?;
                 Some(self.tcp.accept()?)
             }
@@ -213,16 +193,17 @@ fn initrd(share: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn guest(share: &Path, initrd: &Path, subject: Subject) -> Result<Guest> {
-    let networks: Vec<_> = NETWORKS.iter().filter(|network| network.subject == subject).collect();
-    let addresses: Vec<_> = networks.iter().map(|network| network.guest).collect();
-    let cmdline = format!("console=ttyS0 quiet rdinit=/load/init load.ips={}", addresses.join(","));
+fn guest(share: &Path, initrd: &Path, subject: Subject, networks: &[Network]) -> Result<Guest> {
+    let addresses: Vec<_> = networks.iter().map(|network| network.guest.as_str()).collect();
+    let routes: Vec<_> = networks.iter().filter_map(|network| network.route.as_deref()).collect();
+    let cmdline = format!(
+        "console=ttyS0 quiet rdinit=/load/init load.ips={} load.routes={}",
+        addresses.join(","),
+        routes.join(",")
+    );
     let mut guest = Guest::kernel(&share.join("guest/vmlinuz"), Some(initrd), &cmdline);
     guest.vsock = Some(if subject == Subject::Vireo { 3 } else { 4 });
-    for (network, last) in networks.into_iter().zip(1..) {
-        let Network { tap, vhost, .. } = *network;
-        guest.cards.push(Card { tap: tap.to_owned(), mac: [2, 0, 0, 0, 0, last], vhost });
-    }
+    guest.cards = networks.iter().map(|network| network.card.clone()).collect();
     for format in ["raw", "qcow2"] {
         let path = Path::new(FOLDER).join(format!("{subject:?}.{format}"));
         let file = File::create_new(&path).with_context(|| format!("create {}", path.display()))?;

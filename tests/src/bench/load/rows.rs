@@ -36,11 +36,24 @@ pub enum What {
     Tcp {
         /// Which.
         load: &'static str,
-        /// The node's kernel moves the packets (vhost-net); else the monitor itself.
-        vhost: bool,
+        /// How the packets get there.
+        way: Way,
     },
     /// The same over vsock.
     Vsock(&'static str),
+}
+
+/// How packets get from a guest to its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// A tap of the node's, by the node's kernel (vhost-net).
+    Tap,
+    /// A tap of the node's, by the monitor itself.
+    Userspace,
+    /// A pod's network namespace with the shim's tap and rules in it, and the pod's veth, by the node's kernel.
+    Masquerade,
+    /// The same, bridged.
+    Bridge,
 }
 
 /// All of them. Disks are in the rig's order.
@@ -55,11 +68,18 @@ fn streams() -> impl Iterator<Item = Row> {
         ("guest_to_host", "send", "us/MiB", 1.024),
         ("round_trip", "echo", "us", 1e-3),
     ];
-    ["net/tcp", "net/userspace_tcp", "vsock/stream"].into_iter().flat_map(move |kind| {
+    let kinds = [
+        ("net/tcp", Some(Way::Tap)),
+        ("net/userspace_tcp", Some(Way::Userspace)),
+        ("net/pod_masquerade_tcp", Some(Way::Masquerade)),
+        ("net/pod_bridge_tcp", Some(Way::Bridge)),
+        ("vsock/stream", None),
+    ];
+    kinds.into_iter().flat_map(move |(kind, way)| {
         loads.map(|(name, load, unit, scale)| {
-            let what = match kind {
-                "vsock/stream" => What::Vsock(load),
-                kind => What::Tcp { load, vhost: kind == "net/tcp" },
+            let what = match way {
+                Some(way) => What::Tcp { load, way },
+                None => What::Vsock(load),
             };
             Row { name: format!("{kind}_{name}"), what, unit, scale, bound: EVEN }
         })

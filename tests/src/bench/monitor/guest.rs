@@ -1,6 +1,10 @@
 //! What a monitor under test gets to run.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// A guest, the same for every monitor but for the names of its files.
 #[derive(Debug, Clone)]
@@ -52,12 +56,21 @@ pub struct Disk {
 /// A card on a tap of the host's.
 #[derive(Debug, Clone)]
 pub struct Card {
-    /// The tap's name.
-    pub tap: String,
+    /// The tap.
+    pub tap: Tap,
     /// The hardware address.
     pub mac: [u8; 6],
     /// The host's kernel moves the packets (vhost-net).
     pub vhost: bool,
+}
+
+/// A tap, of one queue.
+#[derive(Debug, Clone)]
+pub enum Tap {
+    /// In the monitor's own network namespace, by its name.
+    Named(String),
+    /// Somebody else's, open.
+    Open(Arc<File>),
 }
 
 impl Guest {

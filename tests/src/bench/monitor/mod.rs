@@ -9,7 +9,7 @@ use std::{os::fd::OwnedFd, path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 use vireo_shim::launch::Vmm;
 
-pub use guest::{Boot, Card, Disk, Guest};
+pub use guest::{Boot, Card, Disk, Guest, Tap};
 
 use super::console::Console;
 use crate::scenarios::measure::now;

@@ -3,13 +3,17 @@
 use std::{
     fmt::Write as _,
     io::{PipeReader, Read as _},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
     process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context, Result};
+use rustix::io::{FdFlags, fcntl_setfd};
 
-use super::{Boot, Guest};
+use super::{Boot, Guest, Tap};
 use crate::bench::GUEST_MEMORY_BYTES;
 
 /// A QEMU process, killed when dropped.
@@ -24,6 +28,12 @@ impl Qemu {
     pub fn start(machine: &str, arguments: &[&str], guest: &Guest) -> Result<(Self, UnixStream)> {
         let (console, theirs) = UnixStream::pair()?;
         let (errors, their_errors) = std::io::pipe()?;
+        for card in &guest.cards {
+            if let Tap::Open(tap) = &card.tap {
+                // It inherits them.
+                fcntl_setfd(tap, FdFlags::empty())?;
+            }
+        }
         let mut command = Command::new("qemu-system-x86_64");
         command.args(self::arguments(machine, guest)).args(arguments);
         command.stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?))).stdout(Stdio::from(OwnedFd::from(theirs)));
@@ -86,12 +96,16 @@ fn arguments(machine: &str, guest: &Guest) -> Vec<String> {
         add("-device", format!("virtio-blk-pci,drive=d{number},iothread=io{number}{order}"));
     }
     for (number, card) in guest.cards.iter().enumerate() {
-        let (tap, vhost) = (&card.tap, if card.vhost { "on" } else { "off" });
+        let vhost = if card.vhost { "on" } else { "off" };
+        let tap = match &card.tap {
+            Tap::Named(name) => format!("ifname={name},script=no,downscript=no"),
+            Tap::Open(tap) => format!("fd={}", tap.as_raw_fd()),
+        };
         let mac = card.mac.iter().fold(String::new(), |mut text, byte| {
             let _ = write!(text, "{}{byte:02x}", if text.is_empty() { "" } else { ":" });
             text
         });
-        add("-netdev", format!("tap,id=n{number},ifname={tap},script=no,downscript=no,vhost={vhost}"));
+        add("-netdev", format!("tap,id=n{number},{tap},vhost={vhost}"));
         add("-device", format!("virtio-net-pci,netdev=n{number},mac={mac},romfile="));
     }
     if let Some(cid) = guest.vsock {
@@ -105,13 +119,13 @@ mod tests {
     use std::path::Path;
 
     use super::{Guest, arguments};
-    use crate::bench::monitor::{Card, Disk};
+    use crate::bench::monitor::{Card, Disk, Tap};
 
     #[test]
     fn devices_have_their_fastest_options() {
         let mut guest = Guest::kernel(Path::new("/k"), None, "quiet");
         guest.disks.push(Disk { path: "/d".into(), format: "qcow2", cached: false });
-        guest.cards.push(Card { tap: "t0".to_owned(), mac: [2, 0, 0, 0, 0, 0xa], vhost: true });
+        guest.cards.push(Card { tap: Tap::Named("t0".to_owned()), mac: [2, 0, 0, 0, 0, 0xa], vhost: true });
         guest.vsock = Some(7);
         let text = arguments("q35", &guest).join(" ");
         for part in [

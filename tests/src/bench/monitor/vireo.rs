@@ -25,7 +25,7 @@ use vireo_vmm::{
     tap::open_tap,
 };
 
-use super::{Boot, Guest};
+use super::{Boot, Guest, Tap};
 use crate::bench::GUEST_MEMORY_BYTES;
 
 /// Who the jailed VMM is: the pod's user if the pod names none.
@@ -82,13 +82,16 @@ fn machine(guest: &Guest, files: &mut Vec<OwnedFd>) -> Result<MachineConfig> {
     }
     let mut nics = Vec::new();
     for card in &guest.cards {
-        let taps = open_tap(&card.tap, 1).with_context(|| format!("open tap {}", card.tap))?;
+        let (name, taps) = match &card.tap {
+            Tap::Named(name) => (name.clone(), open_tap(name, 1).with_context(|| format!("open tap {name}"))?),
+            Tap::Open(tap) => ("open".to_owned(), vec![tap.try_clone()?]),
+        };
         let taps = taps.into_iter().map(&mut give).collect::<Result<_>>()?;
         let mut vhosts = Vec::new();
         if card.vhost {
             vhosts.push(give(open(Path::new("/dev/vhost-net"), true)?)?);
         }
-        nics.push(NicConfig { vhosts, ..NicConfig::new(card.tap.clone(), taps, card.mac) });
+        nics.push(NicConfig { vhosts, ..NicConfig::new(name, taps, card.mac) });
     }
     Ok(MachineConfig {
         name: "bench".to_owned(),
