@@ -11,13 +11,15 @@ RUNS ?=
 PART ?=
 MACHINES ?=
 FIPS ?=
+EVERY ?=
 
 .PHONY: help setup build tools demo test bench images node-images check clean
 
 help:
 	@echo 'make build           the release binaries; FIPS=1 the controller with a TLS in FIPS mode'
 	@echo 'make demo            run a VM pod in a virtual node (KEEP=1 leaves the node up), then a VirtualMachine in a cluster'
-	@echo 'make test            every test layer; LAYER=unit|machine|node|cluster runs one, ONLY=text the scenarios so named'
+	@echo 'make test            every test layer; LAYER=unit|machine|node|cluster runs one, ONLY=text the scenarios so named;'
+	@echo '                     EVERY=1 runs every scenario under each containerd (else all under 1.7, a selection under 1.6 and 2.1)'
 	@echo 'make images          the container images that a cluster runs, into target/images'
 	@echo 'make node-images     every image of virtual nodes now, with the full Debian guest'
 	@echo 'make check           format and lints'
@@ -47,7 +49,7 @@ ifeq ($(filter unit machine,$(LAYER)),)
 	@echo '==> building what runs on nodes (release)'
 	@cargo build --release $(NODE)
 endif
-	@$(TOOLS)/vireo-test $(LAYER) $(if $(ONLY),--only '$(ONLY)')
+	@$(TOOLS)/vireo-test $(LAYER) $(if $(EVERY),--every) $(if $(ONLY),--only '$(ONLY)')
 
 # RUNS=n measures each machine n times instead of 10; PART=boot|load|pods|bios|efi|here|micro|cluster|size measures one part;
 # MACHINES=n is how many the cluster has instead of 1000.

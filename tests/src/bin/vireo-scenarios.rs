@@ -32,6 +32,9 @@ enum Action {
         /// But not these; commas between.
         #[arg(long, value_delimiter = ',')]
         without: Vec<String>,
+        /// What fails is not tried once more.
+        #[arg(long)]
+        once: bool,
     },
     /// The demo's part in the node.
     Demo {
@@ -55,8 +58,8 @@ fn main() -> Result<ExitCode> {
             }
             true
         }
-        Action::Run { containerd, containerd_only, only, without } => {
-            scenarios::run(&Selection { containerd, containerd_only, only, without })?
+        Action::Run { containerd, containerd_only, only, without, once } => {
+            scenarios::run(&Selection { containerd, containerd_only, only, without, once })?
         }
         Action::Demo { containerd } => {
             scenarios::demo::demo(&containerd)?;

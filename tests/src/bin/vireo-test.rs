@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use vireo_tests::layers::{Layer, Tally};
+use vireo_tests::layers::{Choice, Layer, Tally};
 
 /// Runs test layers and says, a line each, how they went.
 #[derive(Debug, Parser)]
@@ -15,6 +15,9 @@ struct Arguments {
     /// Only the scenarios whose name has this in it, or one of several with commas between (node and cluster layers).
     #[arg(long)]
     only: Option<String>,
+    /// Under each containerd every scenario that has to do with one, not a selection under all but the first.
+    #[arg(long)]
+    every: bool,
 }
 
 fn main() -> ExitCode {
@@ -25,11 +28,12 @@ fn main() -> ExitCode {
         eprintln!("{}: no such layer; unit, machine, node, cluster or all is needed", arguments.layer);
         return ExitCode::FAILURE;
     }
+    let choice = Choice { only: arguments.only.as_deref(), every: arguments.every };
     let mut lines = Vec::new();
     let mut failed = false;
     for layer in layers {
         println!("\n==> layer {}", layer.name());
-        let tally = layer.run(arguments.only.as_deref()).unwrap_or_else(|error| Tally {
+        let tally = layer.run(choice).unwrap_or_else(|error| Tally {
             failed: 1,
             why: vec![format!("{error:#}")],
             ..Tally::default()

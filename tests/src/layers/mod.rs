@@ -4,6 +4,7 @@ mod cargo;
 mod node;
 mod tally;
 
+pub use node::Choice;
 pub use tally::Tally;
 
 use anyhow::{Context as _, Result};
@@ -37,9 +38,8 @@ impl Layer {
         }
     }
 
-    /// Runs it, showing its tests as they go. `only` picks those of the node and cluster layers by parts of their names,
-    /// with commas between.
-    pub fn run(self, only: Option<&str>) -> Result<Tally> {
+    /// Runs it, showing its tests as they go. The choice is of the node and cluster layers'.
+    pub fn run(self, choice: Choice<'_>) -> Result<Tally> {
         match self {
             Self::Unit => {
                 // Always the whole workspace: a part of it would have other features, and everything be built anew.
@@ -51,8 +51,8 @@ impl Layer {
                 )?;
                 cargo::run(&["--workspace", "--test", "machine", "--test", "jail"])
             }
-            Self::Node => node::run(only),
-            Self::Cluster => cluster::run(only),
+            Self::Node => node::run(choice),
+            Self::Cluster => cluster::run(choice.only),
         }
     }
 }

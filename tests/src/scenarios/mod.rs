@@ -52,8 +52,8 @@ pub fn needs_cgroup_v1(name: &str) -> bool {
     name.starts_with(cgroup_v1::PREFIX)
 }
 
-/// The versions of containerd in a node.
-pub const CONTAINERDS: [&str; 3] = ["1.6", "1.7", "2.1"];
+/// The versions of containerd in a node; under the first every scenario runs.
+pub const CONTAINERDS: [&str; 3] = ["1.7", "1.6", "2.1"];
 
 /// Whether a scenario has to do with containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,6 +22,8 @@ pub struct Selection {
     pub only: Option<String>,
     /// But not these.
     pub without: Vec<String>,
+    /// What fails is not tried once more.
+    pub once: bool,
 }
 
 impl Selection {
@@ -68,7 +70,8 @@ pub fn run(selection: &Selection) -> Result<bool> {
     let (mut passed, mut failed) = (0, 0);
     for scenario in catalogue::all().into_iter().filter(|scenario| selection.takes(scenario)) {
         // An emulated node slips now and then (`tests/README.md`): a fault of ours fails twice. The first failure is shown.
-        if attempt(&mut bench, selection, &scenario, "SLIP")? || attempt(&mut bench, selection, &scenario, "FAIL")? {
+        let at_once = !selection.once && attempt(&mut bench, selection, &scenario, "SLIP")?;
+        if at_once || attempt(&mut bench, selection, &scenario, "FAIL")? {
             passed += 1;
         } else {
             failed += 1;
