@@ -128,7 +128,7 @@ async fn answer_scrapes(client: Client, namespace: &str, metrics: Metrics, liste
     let (settings, watching) = Settings::watch(client.clone(), namespace);
     let serving = async {
         let tls = certificates::serving_anybody(client.clone(), namespace, settings).await;
-        serve::serve(listener, tls, metrics::router(metrics, client), CancellationToken::new()).await;
+        serve::serve(listener, tls, metrics::router(metrics, client), serve::End::default()).await;
     };
     tokio::join!(watching, serving);
     Ok(())
@@ -160,7 +160,7 @@ async fn control(arguments: &Run, health: &Health) -> Result<()> {
     let context =
         Context { client, settings, signer: Arc::new(signer), namespace: arguments.namespace.clone(), metrics };
     let stop = stop_on_signal()?;
-    let silent = later(&stop, Duration::from_secs(arguments.linger));
+    let end = serve::End { soon: stop.clone(), now: later(&stop, Duration::from_secs(arguments.linger)) };
     tracing::info!("up as {context:?}");
     let leading = leader::lead(context.client.clone(), &arguments.namespace, &arguments.identity, &stop, || {
         reconcile(&context, &arguments.launcher_image)
@@ -169,32 +169,26 @@ async fn control(arguments: &Run, health: &Health) -> Result<()> {
     let (front_proxy, following) = serve::FrontProxy::watch(context.client.clone());
     let router = admission::router(context.client.clone(), context.settings.clone(), accounts, context.metrics.clone())
         .merge(metrics::router(context.metrics.clone(), context.client.clone()))
-        .merge(subresources::router(context.clone(), front_proxy, silent.clone()));
+        .merge(subresources::router(context.clone(), front_proxy, end.now.clone()));
     let serving = async {
-        let served = answer(&context, arguments.listen, router, health, silent.clone()).await;
+        let served = answer(&context, arguments.listen, router, health, end.clone()).await;
         // A server that can't is no reason to lead.
         stop.cancel();
         served
     };
-    let watching = silent.run_until_cancelled(async { tokio::join!(watching, following) });
+    let watching = end.now.run_until_cancelled(async { tokio::join!(watching, following) });
     let ((), _, served) = tokio::join!(Box::pin(leading), watching, Box::pin(serving));
     served
 }
 
-/// Answers webhooks and the aggregated API until `stop`. Every replica does, and is ready once it listens.
-async fn answer(
-    context: &Context,
-    listen: SocketAddr,
-    router: Router,
-    health: &Health,
-    stop: CancellationToken,
-) -> Result<()> {
+/// Answers webhooks and the aggregated API until `end`. Every replica does, and is ready once it listens.
+async fn answer(context: &Context, listen: SocketAddr, router: Router, health: &Health, end: serve::End) -> Result<()> {
     let tls = certificates::serving(context.client.clone(), &context.namespace, context.settings.clone());
-    let Some(tls) = stop.run_until_cancelled(tls).await else { return Ok(()) };
+    let Some(tls) = end.now.run_until_cancelled(tls).await else { return Ok(()) };
     let bound = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"));
-    let listener = bound.inspect_err(|_| stop.cancel())?;
+    let listener = bound.inspect_err(|_| end.now.cancel())?;
     health.set_ready();
-    serve::serve(listener, tls, router, stop).await;
+    serve::serve(listener, tls, router, end).await;
     Ok(())
 }
 

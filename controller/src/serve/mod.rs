@@ -6,6 +6,8 @@
 //!
 //! [`front_proxy`] says whose word on users is taken.
 //!
+//! An end is told before it comes ([`End`]), so that no request is lost to it.
+//!
 //! What a client can make the server hold is bounded: connections, headers, bodies, requests under way on a connection, and
 //! the time that it may take to say what it wants.
 
@@ -16,7 +18,10 @@ mod samples;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, Version, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -52,16 +57,28 @@ const DRAIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Peer(pub Option<CertificateDer<'static>>);
 
-/// Answers `listener` with `router` until `stop`, then lets what is under way end.
-pub async fn serve(
-    listener: TcpListener,
-    tls: watch::Receiver<Arc<ServerConfig>>,
-    router: Router,
-    stop: CancellationToken,
-) {
+/// When a server ends.
+#[derive(Debug, Clone, Default)]
+pub struct End {
+    /// It will: from now on each answer over HTTP/1.1 is its connection's last. Who sends a request while the server closes a connection that
+    /// did nothing gets no answer, and may not repeat one that changes something: API servers, which keep such connections to webhooks, don't.
+    pub soon: CancellationToken,
+    /// It does.
+    pub now: CancellationToken,
+}
+
+impl From<CancellationToken> for End {
+    /// Without notice.
+    fn from(now: CancellationToken) -> Self {
+        Self { now, ..Self::default() }
+    }
+}
+
+/// Answers `listener` with `router` until `end`, then lets what is under way end.
+pub async fn serve(listener: TcpListener, tls: watch::Receiver<Arc<ServerConfig>>, router: Router, end: End) {
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let router = router.layer(DefaultBodyLimit::max(BODY));
+    let router = router.layer(DefaultBodyLimit::max(BODY)).layer(from_fn_with_state(end.soon, last_of_its_connection));
     loop {
         let accept = async {
             // Never closed.
@@ -69,7 +86,7 @@ pub async fn serve(
             listener.accept().await.map(|(stream, _)| (stream, permit))
         };
         let accepted = tokio::select! {
-            () = stop.cancelled() => break,
+            () = end.now.cancelled() => break,
             accepted = accept => accepted,
         };
         let (stream, permit) = match accepted {
@@ -103,6 +120,16 @@ pub async fn serve(
     if timeout(DRAIN, graceful.shutdown()).await.is_err() {
         warn!("some requests didn't end in time");
     }
+}
+
+/// Says so in the answer, once the server will end. HTTP/2 has its own way, which loses nothing.
+async fn last_of_its_connection(State(soon): State<CancellationToken>, request: Request, next: Next) -> Response {
+    let version = request.version();
+    let mut response = next.run(request).await;
+    if soon.is_cancelled() && version < Version::HTTP_2 && !response.status().is_informational() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// How it speaks HTTP.

@@ -19,7 +19,7 @@ struct Server {
     authority: Authority,
     clients: Authority,
     config: watch::Sender<Arc<ServerConfig>>,
-    stop: CancellationToken,
+    end: End,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -34,9 +34,9 @@ impl Server {
         let config = server_config(&authority.server(), Some(&clients.pem), None).unwrap();
         let (config, served) = watch::channel(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let task = tokio::spawn(serve(listener, served, router.route("/", get(whose)), stop.clone()));
-        Self { address, authority, clients, config, stop, task }
+        let (address, end) = (listener.local_addr().unwrap(), End::default());
+        let task = tokio::spawn(serve(listener, served, router.route("/", get(whose)), end.clone()));
+        Self { address, authority, clients, config, end, task }
     }
 
     async fn connect(&self, client: Option<Pair>) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
@@ -129,10 +129,29 @@ async fn what_is_under_way_ends_before_the_server_does() {
     let asked = server.ask(None, &request);
     let ended = async {
         began.notified().await;
-        server.stop.cancel();
+        server.end.now.cancel();
         go_on.notify_one();
     };
     let (answer, ()) = tokio::join!(asked, ended);
     assert!(answer.unwrap().ends_with("done"));
     timeout(Duration::from_secs(5), server.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_is_kept_is_let_go_before_the_server_ends() {
+    let server = Server::start(Router::new()).await;
+    let mut stream = server.connect(None).await.unwrap();
+    let kept = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(kept.as_bytes()).await.unwrap();
+    let mut answer = [0; 1024];
+    let read = stream.read(&mut answer).await.unwrap();
+    assert!(!String::from_utf8_lossy(&answer[..read]).contains("connection: close"));
+    server.end.soon.cancel();
+    stream.write_all(kept.as_bytes()).await.unwrap();
+    let mut last = String::new();
+    timeout(Duration::from_secs(5), stream.read_to_string(&mut last)).await.unwrap().unwrap();
+    assert!(last.starts_with("HTTP/1.1 200") && last.contains("connection: close"), "{last}");
+    // It is there still, for whoever comes meanwhile.
+    let answer = server.ask(None, kept).await.unwrap();
+    assert!(answer.ends_with("nobody's"), "{answer}");
 }

@@ -71,7 +71,7 @@ async fn answer(scope: &Scope, stop: &CancellationToken) -> Result<Client> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).await.context("listen")?;
     let port = listener.local_addr()?.port();
     let tls = certificates::serving(client, namespace, settings).await;
-    tokio::spawn(serve(listener, tls, router, stop.clone()));
+    tokio::spawn(serve(listener, tls, router, stop.clone().into()));
 
     aggregate(scope.client(), namespace, port, &authority).await?;
     let mut config = Config::new(format!("https://{HOST}:{port}").parse()?);

@@ -49,7 +49,7 @@ impl Webhooks {
         let metrics = Metrics::new(Part::Controller, Health::default());
         let router = admission::router(plane.client().clone(), settings, accounts, metrics);
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, tls, router, stop.clone()));
+        tokio::spawn(serve(listener, tls, router, stop.clone().into()));
 
         let (server, authority) = (Server::Url(url), plane.authority().certificate());
         let mutating: Api<MutatingWebhookConfiguration> = Api::all(plane.client().clone());

@@ -81,7 +81,7 @@ impl Kubelet {
         let route = get(exec).post(exec);
         let router = Router::new().route("/exec/{namespace}/{pod}/{container}", route).with_state(Arc::clone(&shared));
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, tls, router, stop.clone()));
+        tokio::spawn(serve(listener, tls, router, stop.clone().into()));
         Ok(Self { shared, _stop: stop.drop_guard() })
     }
 
