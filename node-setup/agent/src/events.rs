@@ -30,8 +30,8 @@ impl Events {
         Self { recorder: Recorder::new(client, reporter), node }
     }
 
-    /// Tells one; where that can't be, the log has to do.
-    pub(crate) async fn tell(&self, kind: EventType, reason: &str, note: &str) {
+    /// Tells one; whether that could be. Where it couldn't, the log has it.
+    pub(crate) async fn tell(&self, kind: EventType, reason: &str, note: &str) -> bool {
         let end = note.floor_char_boundary(MAX_NOTE);
         let event = Event {
             type_: kind,
@@ -40,8 +40,10 @@ impl Events {
             action: reason.to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &self.node).await {
+        let told = self.recorder.publish(&event, &self.node).await;
+        if let Err(error) = &told {
             warn!("can't tell the event {reason} ({note}): {error}");
         }
+        told.is_ok()
     }
 }

@@ -90,24 +90,26 @@ impl Agent {
         until_next_beat(rand::random())
     }
 
-    /// Tells what is new of the node.
+    /// Tells what is new of the node; with the next beat once more, where nobody heard it.
     async fn tell(&mut self, fitness: Fitness) {
         if self.told.as_ref() == Some(&fitness) {
             return;
         }
-        match &fitness {
+        let heard = match &fitness {
             Fitness::Fit => {
                 let note = format!("guests may be placed here (Vireo {})", env!("CARGO_PKG_VERSION"));
                 info!("{note}");
-                self.events.tell(EventType::Normal, "VireoReady", &note).await;
+                self.events.tell(EventType::Normal, "VireoReady", &note).await
             }
             Fitness::Unfit(why) => {
                 warn!("no guests are placed here: {why}");
                 let note = format!("no guests are placed here: {why}");
-                self.events.tell(EventType::Warning, "VireoNotReady", &note).await;
+                self.events.tell(EventType::Warning, "VireoNotReady", &note).await
             }
+        };
+        if heard {
+            self.told = Some(fitness);
         }
-        self.told = Some(fitness);
     }
 
     /// Leaves the node: to the next agent, or, where Vireo goes, as it was before there was one.

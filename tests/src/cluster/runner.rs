@@ -65,19 +65,21 @@ fn run_showing(only: Option<&str>, shown: bool) -> Result<Tally> {
     // Webhooks and API services are a cluster's: theirs is another one, which waits for the most part.
     let beside = (!by_operator.is_empty()).then(|| {
         let programs = programs.clone();
-        std::thread::spawn(move || on_a_cluster(&programs, by_operator, None, false))
+        std::thread::spawn(move || on_a_cluster(&programs, by_operator, None, How::default()))
     });
     if !others.is_empty() {
-        tally += on_a_cluster(&programs, others, None, shown)?.0;
+        tally += on_a_cluster(&programs, others, None, How { shown, ..How::default() })?.tally;
     }
     if let Some(beside) = beside {
-        tally += beside.join().map_err(|_| anyhow!("the operator's cluster panicked"))??.0;
+        tally += beside.join().map_err(|_| anyhow!("the operator's cluster panicked"))??.tally;
     }
+    let mut how = How { shown, may_slip: !shown };
     for _ in 0..=LOSSES {
         if !on_node.is_empty() {
-            let (of_these, unseen) = on_a_cluster(&programs, on_node, node.clone(), shown)?;
-            tally += of_these;
-            on_node = unseen;
+            let outcome = on_a_cluster(&programs, on_node, node.clone(), how)?;
+            tally += outcome.tally;
+            on_node = outcome.unseen;
+            how.may_slip &= !outcome.slipped;
         }
     }
     for test in on_node {
@@ -87,13 +89,26 @@ fn run_showing(only: Option<&str>, shown: bool) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Runs tests on a fresh cluster; and those that were not seen, because its node was lost.
-fn on_a_cluster(
-    programs: &Programs,
-    tests: Vec<Test>,
-    node: Option<Options>,
+/// How tests run.
+#[derive(Debug, Clone, Copy, Default)]
+struct How {
+    /// For somebody who watches.
     shown: bool,
-) -> Result<(Tally, Vec<Test>)> {
+    /// A test on a node that fails is tried on a fresh cluster: a guest in an emulated node may die of what else there is (`tests/README.md`).
+    may_slip: bool,
+}
+
+/// How they went.
+#[derive(Debug, Default)]
+struct Outcome {
+    tally: Tally,
+    /// Those that want a fresh cluster: the node was lost, or one of them slipped.
+    unseen: Vec<Test>,
+    slipped: bool,
+}
+
+/// Runs tests on a fresh cluster.
+fn on_a_cluster(programs: &Programs, tests: Vec<Test>, node: Option<Options>, how: How) -> Result<Outcome> {
     let by_operator = tests.iter().any(|test| test.when == When::Operator);
     let folder = builds_folder()?.join(if by_operator { "cluster-suite-operator" } else { "cluster-suite" });
     let programs = programs.clone();
@@ -105,45 +120,52 @@ fn on_a_cluster(
             let start = || runtime.block_on(Suite::start_with_operator(&programs, &folder));
             progress::step("starting a control plane and the operator", start)
         } else {
-            let start = || runtime.block_on(Suite::start(&programs, &folder, shown));
+            let start = || runtime.block_on(Suite::start(&programs, &folder, how.shown));
             progress::step("starting a control plane and the controller", start)
         };
-        let (tally, unseen) = runtime.block_on(LocalSet::new().run_until(all(Rc::new(suite?), tests, node)));
-        if tally.failed > 0 {
+        let all = all(Rc::new(suite?), tests, node, how.may_slip);
+        let outcome = runtime.block_on(LocalSet::new().run_until(all));
+        if outcome.tally.failed > 0 {
             println!("logs of the cluster's programs: {}", folder.display());
         }
-        Ok((tally, unseen))
+        Ok(outcome)
     });
     thread.join().map_err(|_| anyhow!("the cluster's thread panicked"))?
 }
 
-async fn all(suite: Rc<Suite>, tests: Vec<Test>, node: Option<Options>) -> (Tally, Vec<Test>) {
-    let mut tally = Tally::default();
+async fn all(suite: Rc<Suite>, tests: Vec<Test>, node: Option<Options>, may_slip: bool) -> Outcome {
+    let mut outcome = Outcome::default();
+    let tally = &mut outcome.tally;
     if let Some(options) = &node
         && let Err(error) = suite.join_node(options).await
     {
         println!("    no node: {error:#}\n{}", suite.node_s_last_words().await);
         tally.why.push("a node didn't come up".to_owned());
-        return (tally, tests);
+        return Outcome { unseen: tests, ..outcome };
     }
     for (when, at_once) in [(When::Together, AT_ONCE), (When::Alone, 1), (When::Operator, 1), (When::Node, 1)] {
         let tests: Vec<_> = tests.iter().copied().filter(|test| test.when == when).collect();
-        let mut verdicts = stream::iter(tests.clone()).map(|test| attempt(&suite, test)).buffered(at_once);
+        let mut verdicts = stream::iter(tests.clone()).map(|test| attempt(&suite, test, may_slip)).buffered(at_once);
         let mut seen = 0;
         while let Some(verdict) = verdicts.next().await {
+            let name = tests[seen].name;
             match verdict {
                 Verdict::Passed => tally.passed += 1,
                 Verdict::Failed => tally.failed += 1,
+                Verdict::Slipped => {
+                    tally.why.push(format!("{name} was tried twice"));
+                    return Outcome { unseen: tests[seen..].to_vec(), slipped: true, ..outcome };
+                }
                 Verdict::NodeLost => {
                     println!("    node lost\n{}", suite.node_s_last_words().await);
-                    tally.why.push(format!("a node was lost under {}", tests[seen].name));
-                    return (tally, tests[seen..].to_vec());
+                    tally.why.push(format!("a node was lost under {name}"));
+                    return Outcome { unseen: tests[seen..].to_vec(), ..outcome };
                 }
             }
             seen += 1;
         }
     }
-    (tally, Vec::new())
+    outcome
 }
 
 /// How a test went.
@@ -151,12 +173,14 @@ async fn all(suite: Rc<Suite>, tests: Vec<Test>, node: Option<Options>) -> (Tall
 enum Verdict {
     Passed,
     Failed,
+    /// It failed on a node, and may be tried once more.
+    Slipped,
     /// An emulated node is as good as its emulator: this says nothing of the test.
     NodeLost,
 }
 
 /// Runs a test and prints its verdict.
-async fn attempt(suite: &Rc<Suite>, test: Test) -> Verdict {
+async fn attempt(suite: &Rc<Suite>, test: Test, may_slip: bool) -> Verdict {
     let begin = Instant::now();
     let namespace = namespace(test.name);
     let is_on_node = test.when == When::Node;
@@ -173,11 +197,13 @@ async fn attempt(suite: &Rc<Suite>, test: Test) -> Verdict {
         result = gone;
     }
     let seconds = begin.elapsed().as_secs_f64();
-    match &result {
-        Ok(()) => println!("    PASS [{seconds:6.1}s] {}", test.name),
-        Err(error) => println!("    FAIL [{seconds:6.1}s] {}\n{}", test.name, indent(&format!("{error:#}\n{seen}"))),
-    }
-    if result.is_ok() { Verdict::Passed } else { Verdict::Failed }
+    let Err(error) = result else {
+        println!("    PASS [{seconds:6.1}s] {}", test.name);
+        return Verdict::Passed;
+    };
+    let (bad, verdict) = if is_on_node && may_slip { ("SLIP", Verdict::Slipped) } else { ("FAIL", Verdict::Failed) };
+    println!("    {bad} [{seconds:6.1}s] {}\n{}", test.name, indent(&format!("{error:#}\n{seen}")));
+    verdict
 }
 
 async fn body(suite: &Rc<Suite>, test: Test, namespace: &str) -> Result<()> {

@@ -161,7 +161,7 @@ fn logged_in_by_ssh(pod: &Pod, key: &str, user: &str, ip: &str) -> Result<()> {
     let unknown = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"];
     let ssh = ["ssh", "-i", key, "-o", "BatchMode=yes", "-o", unknown[0], "-o", unknown[1], &whom, command];
     let mut refused = None;
-    let told = eventually(&format!("ssh {whom}"), LIMIT, || match shell::output(ssh) {
+    let told = eventually(&format!("ssh {whom}"), 2 * LIMIT, || match shell::output(ssh) {
         Ok(told) => Ok(Some(told)),
         Err(error) => {
             refused = Some(error);
