@@ -52,7 +52,8 @@ async fn may_go(request: &Request, client: &Client) -> Result<Option<Verdict>, k
     let Some(going) = going else { return Ok(None) };
     let is_deployed = going.status.as_ref().and_then(|status| status.phase) == Some(KubeVirtPhase::Deployed);
     // By itself, since the rest of a spec may be from another version.
-    let strategy = going.unread.get("uninstallStrategy").cloned().and_then(|name| serde_json::from_value(name).ok());
+    let strategy =
+        going.unread.value().get("uninstallStrategy").cloned().and_then(|name| serde_json::from_value(name).ok());
     let blocks = strategy == Some(UninstallStrategy::BlockUninstallIfWorkloadsExist);
     if !is_deployed || !blocks {
         return Ok(None);

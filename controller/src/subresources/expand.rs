@@ -110,7 +110,8 @@ fn expanded(
     expand(&mut spec.template, instancetype, preference, "spec.template.spec")
         .map_err(|problems| ExpandError::Wrong(Problems(problems).to_string()))?;
     (spec.instancetype, spec.preference) = (None, None);
-    machine.unread = serde_json::to_value(&spec).map_err(|error| ExpandError::Internal(error.to_string()))?;
+    let spec = serde_json::to_value(&spec).map_err(|error| ExpandError::Internal(error.to_string()))?;
+    machine.unread = spec.into();
     Ok(machine)
 }
 

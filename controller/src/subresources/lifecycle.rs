@@ -109,8 +109,8 @@ fn refused(name: &str, refusal: &vm::Refusal) -> Refusal {
 
 /// When a machine should run, though the rest of its spec may be unreadable: it can be stopped all the same.
 fn strategy(machine: &VirtualMachine) -> Result<RunStrategy, Refusal> {
-    match machine.unread.get("runStrategy") {
-        None | Some(Value::Null) if machine.unread.get("running") == Some(&Value::Bool(true)) => {
+    match machine.unread.value().get("runStrategy") {
+        None | Some(Value::Null) if machine.unread.value().get("running") == Some(&Value::Bool(true)) => {
             Ok(RunStrategy::Always)
         }
         None | Some(Value::Null) => Ok(RunStrategy::Halted),
@@ -123,7 +123,9 @@ fn strategy(machine: &VirtualMachine) -> Result<RunStrategy, Refusal> {
 fn patch(machine: &VirtualMachine, want: &Want) -> Value {
     let metadata = json!({"resourceVersion": machine.metadata.resource_version});
     match want {
-        Want::Strategy(strategy) if machine.unread.get("runStrategy").is_some_and(|strategy| !strategy.is_null()) => {
+        Want::Strategy(strategy)
+            if machine.unread.value().get("runStrategy").is_some_and(|strategy| !strategy.is_null()) =>
+        {
             json!({"metadata": metadata, "spec": {"runStrategy": strategy}})
         }
         Want::Strategy(strategy) => {

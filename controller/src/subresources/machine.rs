@@ -126,7 +126,8 @@ pub(super) async fn unfreeze(State(server): State<Server>, Path((namespace, name
 fn may_pause(instance: &VirtualMachineInstance) -> Result<(), Refusal> {
     let name = name_of(instance);
     must_run(instance, "VM is not running")?;
-    let probe = instance.unread.get("livenessProbe").filter(|probe| !probe.is_null());
+    let spec = instance.unread.value();
+    let probe = spec.get("livenessProbe").filter(|probe| !probe.is_null());
     if probe.is_some_and(|probe| probe.get("guestAgentPing").is_none_or(Value::is_null)) {
         let why = "Pausing VMIs with a non-GuestAgentPing LivenessProbe is not supported";
         return Err(Refusal::forbidden(INSTANCE, name, why));

@@ -244,10 +244,11 @@ impl Pass<'_> {
         }
         // The whole instance: a watch's memory holds a part of it.
         let instance = self.instances().get(&instance.name_any()).await?;
-        let uuid = instance.unread.pointer("/domain/firmware/uuid").and_then(serde_json::Value::as_str);
+        let own = instance.unread.value();
+        let uuid = own.pointer("/domain/firmware/uuid").and_then(serde_json::Value::as_str);
         self.findings.restart_required = rollout::restart_required(&before, &after, uuid, strategy);
         if let (false, RolloutStrategy::LiveUpdate, Some(mut patch)) =
-            (self.findings.restart_required, strategy, rollout::live_update(&instance.unread, &after))
+            (self.findings.restart_required, strategy, rollout::live_update(&own, &after))
         {
             patch["metadata"] = json!({"resourceVersion": instance.metadata.resource_version});
             self.instances().patch(&instance.name_any(), &manager(), &Patch::Merge(patch)).await?;

@@ -75,7 +75,7 @@ impl<'a> Instance<'a> {
         Self {
             uid: vmi.metadata.uid.as_deref().unwrap_or_default(),
             is_deleted: vmi.metadata.deletion_timestamp.is_some(),
-            grace_period: vmi.unread.get("terminationGracePeriodSeconds").and_then(serde_json::Value::as_i64),
+            grace_period: vmi.unread.value().get("terminationGracePeriodSeconds").and_then(serde_json::Value::as_i64),
             status: vmi.status.as_ref().unwrap_or(&NO_INSTANCE_STATUS),
         }
     }

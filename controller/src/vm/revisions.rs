@@ -22,7 +22,7 @@ impl Revisions {
     /// Stores a guest's spec as it is now, with the instancetype and the preference as they are used now.
     pub(super) async fn store(&self, vm: &VirtualMachine) -> kube::Result<()> {
         let generation = vm.metadata.generation.unwrap_or_default();
-        let mut spec = vm.unread.clone();
+        let mut spec = vm.unread.value();
         let status = vm.status.as_ref();
         let used = |reference: Option<&InstancetypeRef>| reference?.controller_revision_ref.as_ref()?.name.clone();
         for (field, name) in [
@@ -54,7 +54,7 @@ impl Revisions {
     pub(super) async fn get(&self, vm: &VirtualMachine, generation: i64) -> kube::Result<Option<VirtualMachineSpec>> {
         let revision = self.0.get_opt(&name(vm, generation)).await?;
         let spec = revision.and_then(|revision| revision.data).and_then(|data| data.0.get("spec").cloned());
-        Ok(spec.and_then(|spec| VirtualMachine { unread: spec, ..vm.clone() }.spec().ok()))
+        Ok(spec.and_then(|spec| VirtualMachine { unread: spec.into(), ..vm.clone() }.spec().ok()))
     }
 
     pub(super) async fn delete(&self, vm: &VirtualMachine, generation: i64) -> kube::Result<()> {

@@ -135,7 +135,9 @@ fn data_volumes_of(client: Client) -> impl Stream<Item = watcher::Result<watcher
 /// Guests one of whose volumes, or templates of volumes, is of this name.
 fn users(guests: &Store<VirtualMachine>, volume: &impl ResourceExt) -> Vec<ObjectRef<VirtualMachine>> {
     let (namespace, name) = (volume.namespace(), volume.name_any());
-    let uses = |vm: &VirtualMachine| vm.metadata.namespace == namespace && names(&vm.unread, &name);
+    let uses = |vm: &VirtualMachine| {
+        vm.metadata.namespace == namespace && vm.unread.may_name(&name) && names(&vm.unread.value(), &name)
+    };
     guests.state_filter(uses).iter().map(|vm| ObjectRef::from_obj(&**vm)).collect()
 }
 

@@ -48,7 +48,8 @@ pub fn has(vmi: &VirtualMachineInstance, finalizer: &str) -> bool {
 }
 
 fn delete(vmi: &VirtualMachineInstance, pod: &Pod) -> Action {
-    let wanted = vmi.unread.get("terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(GRACE_PERIOD);
+    let wanted =
+        vmi.unread.value().get("terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(GRACE_PERIOD);
     let own = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
     // A shorter time than the pod was made with: somebody doesn't want to wait that long any more.
     let is_shorter = own.is_some_and(|own| wanted + GRACE_PADDING < own);

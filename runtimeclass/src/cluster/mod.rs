@@ -25,6 +25,7 @@ mod preference;
 mod replica_set;
 #[cfg(test)]
 mod tests;
+mod unread;
 mod virtual_machine;
 
 pub use condition::{Condition, ConditionStatus};
@@ -59,6 +60,7 @@ pub use preference::{
     MemoryRequirement, PreferenceSpec, Requirements, SpreadAcross, SpreadOptions, VolumePreferences,
 };
 pub use replica_set::{ReplicaSetSpec, ReplicaSetStatus};
+pub use unread::Unread;
 pub use virtual_machine::{
     DataVolumeTemplate, InferFailurePolicy, InstancetypeRef, Matcher, PrintableStatus, RevisionRef, RunStrategy,
     StartFailure, StateChange, StateChangeRequest, VirtualMachineSpec, VirtualMachineStatus,

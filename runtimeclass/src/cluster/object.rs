@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Unread;
 use crate::parse::{ParseError, Problems, refuse_if_any, typed};
 use crate::schema::{self, Fields, optional, required};
 use crate::validate::{self, Problem};
@@ -61,7 +62,7 @@ pub struct Object<K: Kind> {
     pub metadata: ObjectMeta,
     /// What its user wrote, unread: [`Self::spec`] reads it.
     #[serde(rename = "spec")]
-    pub unread: Value,
+    pub unread: Unread,
     /// What the controller wrote.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<K::Status>,
@@ -74,7 +75,13 @@ impl<K: Kind> Object<K> {
     /// Where `spec` can't be JSON: none of this crate's specs.
     pub fn new(metadata: ObjectMeta, spec: &K::Spec) -> serde_json::Result<Self> {
         let api_version = format!("{}/{}", K::GROUP, K::VERSIONS[0]);
-        Ok(Self { api_version, kind: K::KIND.to_owned(), metadata, unread: serde_json::to_value(spec)?, status: None })
+        Ok(Self {
+            api_version,
+            kind: K::KIND.to_owned(),
+            metadata,
+            unread: serde_json::to_value(spec)?.into(),
+            status: None,
+        })
     }
 
     /// Reads the spec.
@@ -82,7 +89,7 @@ impl<K: Kind> Object<K> {
     /// # Errors
     /// Every problem of it at once.
     pub fn spec(&self) -> Result<K::Spec, ParseError> {
-        let spec = typed(self.unread.clone(), K::fields().0, "spec")?;
+        let spec = typed(self.unread.value(), K::fields().0, "spec")?;
         refuse_if_any(K::rules(&spec))?;
         Ok(spec)
     }
@@ -108,7 +115,7 @@ impl<K: Kind> Object<K> {
         let object = Self {
             metadata: read("metadata", part("metadata"))?.unwrap_or_default(),
             status: read("status", part("status"))?,
-            unread: part("spec"),
+            unread: part("spec").into(),
             api_version: read("apiVersion", part("apiVersion"))?.unwrap_or_default(),
             kind: K::KIND.to_owned(),
         };

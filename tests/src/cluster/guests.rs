@@ -162,12 +162,12 @@ async fn a_change_of_a_running_guest_takes_a_restart_or_is_taken_over(scope: Sco
     let selector =
         json!({"spec": {"template": {"spec": {"tolerations": [{"key": "example.com/a", "operator": "Exists"}]}}}});
     scope.patch::<VirtualMachine>("changed", selector).await?;
-    let taken = |seen: &VirtualMachineInstance| seen.unread["tolerations"][0]["key"] == "example.com/a";
+    let taken = |seen: &VirtualMachineInstance| seen.unread.value()["tolerations"][0]["key"] == "example.com/a";
     scope.wait("changed", "it is taken over", taken).await?;
     scope.patch::<VirtualMachine>("changed", memory("128Mi")).await?;
     scope.vm("changed", "it wants a restart", |vm| holds(vm, "RestartRequired").is_some()).await?;
     ask(&scope, "changed", RESTART).await??;
-    let has_it = |seen: &VirtualMachineInstance| seen.unread["domain"]["memory"]["guest"] == "128Mi";
+    let has_it = |seen: &VirtualMachineInstance| seen.unread.value()["domain"]["memory"]["guest"] == "128Mi";
     scope.wait("changed", "it has what was changed", has_it).await?;
     scope.vm("changed", "it wants none", |vm| holds(vm, "RestartRequired").is_none()).await?;
     // One revision is left: what runs.

@@ -58,9 +58,9 @@ async fn a_guest_has_the_size_that_its_instancetype_had_at_first(scope: Scope) -
         }))
         .await?;
     let seen = instance(&scope, "sized").await?;
-    ensure!(seen.unread["domain"]["cpu"] == json!({"sockets": 1, "cores": 2, "threads": 1}), "{seen:?}");
-    ensure!(seen.unread["domain"]["memory"]["guest"] == "64Mi", "{seen:?}");
-    ensure!(seen.unread["terminationGracePeriodSeconds"] == 0, "what the template says stays: {seen:?}");
+    ensure!(seen.unread.value()["domain"]["cpu"] == json!({"sockets": 1, "cores": 2, "threads": 1}), "{seen:?}");
+    ensure!(seen.unread.value()["domain"]["memory"]["guest"] == "64Mi", "{seen:?}");
+    ensure!(seen.unread.value()["terminationGracePeriodSeconds"] == 0, "what the template says stays: {seen:?}");
     let annotations = seen.metadata.annotations.unwrap_or_default();
     ensure!(annotations["kubevirt.io/instancetype-name"] == "small", "{annotations:?}");
     let healed = |vm: &VirtualMachine| holds(vm, "Failure").is_none() && status(vm).preference_ref.is_some();
@@ -76,7 +76,7 @@ async fn a_guest_has_the_size_that_its_instancetype_had_at_first(scope: Scope) -
     scope.delete::<VirtualMachineInstance>("sized").await?;
     let another = |new: &VirtualMachineInstance| new.metadata.uid != seen.metadata.uid;
     let again = scope.wait("sized", "another instance", another).await?;
-    ensure!(again.unread["domain"]["memory"]["guest"] == "64Mi", "{again:?}");
+    ensure!(again.unread.value()["domain"]["memory"]["guest"] == "64Mi", "{again:?}");
     Ok(())
 }
 
@@ -119,9 +119,13 @@ async fn a_volume_names_an_instancetype(scope: Scope) -> Result<()> {
     });
     scope.create(claim).await?;
     let seen = instance(&scope, "inferred").await?;
-    ensure!(seen.unread["domain"]["memory"]["guest"] == "64Mi", "{seen:?}");
+    ensure!(seen.unread.value()["domain"]["memory"]["guest"] == "64Mi", "{seen:?}");
     let vm = scope.vm("inferred", "nothing is wrong", |vm| holds(vm, "Failure").is_none()).await?;
     let named = json!({"name": "small", "kind": "VirtualMachineInstancetype"});
-    ensure!(vm.unread["instancetype"] == named && vm.unread.get("preference").is_none(), "{:?}", vm.unread);
+    ensure!(
+        vm.unread.value()["instancetype"] == named && vm.unread.value().get("preference").is_none(),
+        "{:?}",
+        vm.unread
+    );
     scope.delete::<PersistentVolumeClaim>("disk").await
 }

@@ -134,7 +134,7 @@ async fn all(scope: &Scope, direct: &Client) -> Result<()> {
         json!({"apiGroups": ["subresources.kubevirt.io"], "resources": ["virtualmachines/start"], "verbs": ["update"]});
     permit(scope, "ann", start_it).await?;
     until("ann may", LIMIT, async || Ok(ask(&user, "PUT", &start, "").await?.is_ok())).await?;
-    let always = |machine: &VirtualMachine| machine.unread["runStrategy"] == json!(RunStrategy::Always);
+    let always = |machine: &VirtualMachine| machine.unread.value()["runStrategy"] == json!(RunStrategy::Always);
     scope.vm("a", "it is started", always).await?;
     let path = |call: &str| format!("{group}/namespaces/{namespace}/virtualmachines/a/{call}");
     let told = ask(&user, "PUT", &path("stop"), "").await?;
@@ -143,7 +143,9 @@ async fn all(scope: &Scope, direct: &Client) -> Result<()> {
     ensure!(told.is_ok(), "{told:?}");
     let told = ask(admin, "PUT", &path("stop"), "").await?;
     ensure!(told.is_ok(), "{told:?}");
-    scope.vm("a", "it is halted", |machine| machine.unread["runStrategy"] == json!(RunStrategy::Halted)).await?;
+    scope
+        .vm("a", "it is halted", |machine| machine.unread.value()["runStrategy"] == json!(RunStrategy::Halted))
+        .await?;
     let told = ask(admin, "PUT", &path("restart"), "").await?;
     ensure!(matches!(&told, Err((409, why)) if why.contains("Halted does not support")), "{told:?}");
     let told = ask(admin, "PUT", &path("migrate"), "").await?;

@@ -126,10 +126,15 @@ async fn the_operator_brings_the_whole_path(scope: Scope) -> Result<()> {
     let node = suite.kubectl(&["get", "node", NODE_NAME, "--show-labels"]).await?;
     ensure!(node.contains(&format!("{SCHEDULABLE}=true")) && node.contains(VERSION), "{node}");
     suite.tell("kubectl get node --show-labels     (nobody has set it up but the agent)", &node);
-    until("the node's events tell that it is set up", DEPLOYED, async || {
+    let told = until("the node's events tell that it is set up", BOOT, async || {
         Ok(suite.kubectl(&["describe", "node", NODE_NAME]).await?.contains("VireoReady"))
-    })
-    .await?;
+    });
+    if let Err(error) = told.await {
+        let log = suite.kubectl(&["logs", "daemonset/vireo-agent", "--namespace", NAMESPACE]).await;
+        return Err(
+            error.context(format!("{}\n{log:#?}", suite.kubectl(&["get", "events", "--all-namespaces"]).await?))
+        );
+    }
     let shown = suite.kubectl(&["get", "kubevirt,pods", "--namespace", NAMESPACE]).await?;
     suite.tell("kubectl get kubevirt,pods -n kubevirt", &shown);
     let walked = walk(&scope).await;

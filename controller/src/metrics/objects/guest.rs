@@ -34,7 +34,10 @@ pub(super) fn write(
     let labels = |vm| named(name(vm));
     let each = || guests.iter().map(|vm| (vm.as_ref(), labels(&vm.metadata)));
     let states: Vec<_> = each().map(|(vm, _)| state(vm)).collect();
-    let described = each().zip(&states).map(|((vm, labels), state)| (info(vm, &labels, state), Value::Whole(1)));
+    let described = each().zip(&states).map(|((vm, labels), state)| {
+        let spec = vm.unread.value();
+        (info(&spec, &labels, state).owned(), Value::Whole(1))
+    });
     write_samples(encoder, &catalogue::VM_INFO, described)?;
     let created = each().filter_map(|(vm, labels)| {
         let created = vm.metadata.creation_timestamp.as_ref()?;
@@ -54,9 +57,17 @@ pub(super) fn write(
     write_samples(encoder, &catalogue::VM_REQUESTS, requests)?;
     let limits = sizes.iter().flat_map(|(size, labels)| size.limits().map(|sample| sample.of(labels)));
     write_samples(encoder, &catalogue::VM_LIMITS, limits)?;
-    let disks = each().flat_map(|(vm, labels)| disks(vm, labels, claims));
+    let disks = each().flat_map(|(vm, labels)| {
+        let spec = vm.unread.value();
+        let samples = disks(&spec, name(&vm.metadata).0, &labels, claims);
+        samples.map(|(labels, value)| (labels.owned(), value)).collect::<Vec<_>>()
+    });
     write_samples(encoder, &catalogue::VM_DISK, disks)?;
-    let wired = each().flat_map(|(vm, labels)| interfaces::of(vm.unread.pointer("/template/spec"), labels));
+    let wired = each().flat_map(|(vm, labels)| {
+        let spec = vm.unread.value();
+        let samples = interfaces::of(spec.pointer("/template/spec"), labels);
+        samples.map(|(labels, value)| (labels.owned(), value)).collect::<Vec<_>>()
+    });
     write_samples(encoder, &catalogue::VM_VNIC, wired)
 }
 
@@ -103,10 +114,10 @@ fn state(vm: &VirtualMachine) -> State {
     State { word: status.map(word).unwrap_or_default().to_ascii_lowercase(), group, since }
 }
 
-fn info<'a>(vm: &'a VirtualMachine, labels: &Labels<'a>, state: &'a State) -> Labels<'a> {
-    let text = |path: &str| vm.unread.pointer(path).and_then(Json::as_str).unwrap_or_default();
+fn info<'a>(spec: &'a Json, labels: &Labels<'a>, state: &'a State) -> Labels<'a> {
+    let text = |path: &str| spec.pointer(path).and_then(Json::as_str).unwrap_or_default();
     let annotation = |name: &str| {
-        vm.unread.pointer(&format!("/template/metadata/annotations/vm.kubevirt.io~1{name}")).and_then(Json::as_str)
+        spec.pointer(&format!("/template/metadata/annotations/vm.kubevirt.io~1{name}")).and_then(Json::as_str)
     };
     labels.and(described(annotation)).and([
         ("machine_type", text("/template/spec/domain/machine/type")),
@@ -119,19 +130,20 @@ fn info<'a>(vm: &'a VirtualMachine, labels: &Labels<'a>, state: &'a State) -> La
 
 /// What a guest's claims are to hold.
 fn disks<'a>(
-    vm: &'a VirtualMachine,
-    labels: Labels<'a>,
+    spec: &'a Json,
+    namespace: &'a str,
+    labels: &'a Labels<'a>,
     claims: &'a HashMap<Name<'_>, &PersistentVolumeClaim>,
 ) -> impl Iterator<Item = (Labels<'a>, Value)> {
-    let volumes = vm.unread.pointer("/template/spec/volumes").and_then(Json::as_array).into_iter().flatten();
+    let volumes = spec.pointer("/template/spec/volumes").and_then(Json::as_array).into_iter().flatten();
     volumes.filter_map(move |volume| {
         let text = |path: &str| volume.pointer(path).and_then(Json::as_str);
         let made = text("/dataVolume/name");
         let claim = text("/persistentVolumeClaim/claimName").or(made)?;
-        let spec = claims.get(&(name(&vm.metadata).0, claim))?.spec.as_ref()?;
-        let requested = || spec.resources.as_ref()?.requests.as_ref()?.get("storage")?.0.parse().ok();
-        let size = made.and_then(|made| of_template(vm, made)).or_else(requested)?;
-        let volume_mode = spec.volume_mode.as_deref().unwrap_or_default();
+        let wanted = claims.get(&(namespace, claim))?.spec.as_ref()?;
+        let requested = || wanted.resources.as_ref()?.requests.as_ref()?.get("storage")?.0.parse().ok();
+        let size = made.and_then(|made| of_template(spec, made)).or_else(requested)?;
+        let volume_mode = wanted.volume_mode.as_deref().unwrap_or_default();
         let labels =
             labels.and([("persistentvolumeclaim", claim), ("volume_mode", volume_mode), ("device", text("/name")?)]);
         Some((labels, Value::from(size.value())))
@@ -139,8 +151,8 @@ fn disks<'a>(
 }
 
 /// What the guest's own template of a DataVolume asks for.
-fn of_template(vm: &VirtualMachine, wanted: &str) -> Option<Quantity> {
-    let templates = vm.unread.pointer("/dataVolumeTemplates")?.as_array()?;
+fn of_template(spec: &Json, wanted: &str) -> Option<Quantity> {
+    let templates = spec.pointer("/dataVolumeTemplates")?.as_array()?;
     let is = |template: &&Json| template.pointer("/metadata/name").and_then(Json::as_str) == Some(wanted);
     let found = templates.iter().find(is)?;
     let size = |of: &str| found.pointer(&format!("/spec/{of}/resources/requests/storage"))?.as_str()?.parse().ok();

@@ -54,7 +54,11 @@ pub(super) fn write(
     write_samples(encoder, &catalogue::VMI_NON_EVICTABLE, stuck)?;
     let addresses = each().flat_map(|(_, status, labels)| addresses(status, labels));
     write_samples(encoder, &catalogue::VMI_ADDRESSES, addresses)?;
-    let wired = each().flat_map(|(vmi, ..)| interfaces::of(Some(&vmi.unread), named(name(&vmi.metadata))));
+    let wired = each().flat_map(|(vmi, ..)| {
+        let spec = vmi.unread.value();
+        let samples = interfaces::of(Some(&spec), named(name(&vmi.metadata)));
+        samples.map(|(labels, value)| (labels.owned(), value)).collect::<Vec<_>>()
+    });
     write_samples(encoder, &catalogue::VMI_VNIC, wired)?;
     let overheads = each().filter_map(|(vmi, status, _)| {
         let overhead = status.memory.as_ref()?.memory_overhead.as_ref().map(Quantity::value)?;
@@ -103,8 +107,8 @@ fn info<'a>(vmi: &'a VirtualMachineInstance, status: &'a InstanceStatus, labels:
 
 /// Nothing is in the way of its leaving its node: it needn't be moved for that, or can be.
 fn is_evictable(vmi: &VirtualMachineInstance, status: &InstanceStatus, configuration: &KubeVirtConfiguration) -> bool {
-    let own = vmi.unread.get("evictionStrategy").and_then(Json::as_str);
-    let is_to_move = match own {
+    let spec = vmi.unread.value();
+    let is_to_move = match spec.get("evictionStrategy").and_then(Json::as_str) {
         Some(own) => own == "LiveMigrate",
         None => configuration.eviction_strategy == Some(EvictionStrategy::LiveMigrate),
     };

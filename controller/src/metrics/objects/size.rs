@@ -34,11 +34,12 @@ pub(super) struct Size(DomainSpec);
 
 /// The size of a guest, where it is known.
 pub(super) fn of(vm: &VirtualMachine, instances: &HashMap<Name<'_>, &VirtualMachineInstance>) -> Option<Size> {
-    if vm.unread.get("instancetype").is_none_or(Json::is_null) {
-        return Some(Size::read(vm.unread.pointer("/template/spec/domain")?));
+    let spec = vm.unread.value();
+    if spec.get("instancetype").is_none_or(Json::is_null) {
+        return Some(Size::read(spec.pointer("/template/spec/domain")?));
     }
     let instance = instances.get(&name(&vm.metadata))?;
-    Some(Size::read(instance.unread.get("domain")?))
+    Some(Size::read(instance.unread.value().get("domain")?))
 }
 
 impl Size {

@@ -58,7 +58,8 @@ async fn type_in(
 }
 
 fn has_console(instance: &VirtualMachineInstance) -> Result<(), Refusal> {
-    let attached = instance.unread.pointer("/domain/devices/autoattachSerialConsole");
+    let spec = instance.unread.value();
+    let attached = spec.pointer("/domain/devices/autoattachSerialConsole");
     if attached.and_then(serde_json::Value::as_bool) == Some(false) {
         return Err(Refusal::bad_request("No serial consoles are present.".to_owned()));
     }

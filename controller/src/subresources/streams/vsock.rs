@@ -102,7 +102,8 @@ impl Wanted {
 
 /// KubeVirt's refusals.
 fn has_vsock(instance: &VirtualMachineInstance) -> Result<(), Refusal> {
-    let attached = instance.unread.pointer("/domain/devices/autoattachVSOCK");
+    let spec = instance.unread.value();
+    let attached = spec.pointer("/domain/devices/autoattachVSOCK");
     if attached.and_then(serde_json::Value::as_bool) != Some(true) {
         return Err(Refusal::bad_request("VSOCK is not attached.".to_owned()));
     }

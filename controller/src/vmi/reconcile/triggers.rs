@@ -10,9 +10,13 @@ use super::super::pod::claim;
 
 /// Names of an instance's claims, whether or not the rest of its spec can be read.
 pub(super) fn claims_of(vmi: &VirtualMachineInstance) -> impl Iterator<Item = String> {
-    let volumes = vmi.unread.get("volumes").and_then(|volumes| volumes.as_array()).into_iter().flatten();
+    let volumes = match vmi.unread.value().get_mut("volumes").map(Value::take) {
+        Some(Value::Array(volumes)) => volumes,
+        _ => Vec::new(),
+    };
+    let volumes = volumes.into_iter();
     volumes
-        .filter_map(|volume| serde_json::from_value::<vireo_runtimeclass::kubevirt::v1::Volume>(volume.clone()).ok())
+        .filter_map(|volume| serde_json::from_value::<vireo_runtimeclass::kubevirt::v1::Volume>(volume).ok())
         .filter_map(|volume| volume.sources().next().and_then(|shown| claim(&shown).map(|(name, _)| name.to_owned())))
 }
 
@@ -24,8 +28,8 @@ pub(super) fn with_claim(
     let (namespace, name) = (claim.metadata.namespace.as_deref(), claim.metadata.name.as_deref());
     let has = |vmi: &VirtualMachineInstance| {
         vmi.metadata.namespace.as_deref() == namespace
-            // Quickly: of each claim every instance is asked.
-            && name.is_some_and(|name| vmi.unread.get("volumes").is_some_and(|volumes| mentions(volumes, name)))
+            // Of each claim every instance is asked.
+            && name.is_some_and(|name| vmi.unread.may_name(name))
             && claims_of(vmi).any(|claim| Some(claim.as_str()) == name)
     };
     let instances = instances.state();
@@ -51,16 +55,6 @@ pub(super) fn of_event(pods: &Store<Pod>, event: &Event) -> Option<ObjectRef<Vir
     let mut owners = pod.metadata.owner_references.iter().flatten();
     let owner = owners.find(|owner| owner.controller == Some(true) && owner.kind == "VirtualMachineInstance")?;
     Some(ObjectRef::new(&owner.name).within(namespace))
-}
-
-/// Whether a text of a value is `text`.
-fn mentions(value: &Value, text: &str) -> bool {
-    match value {
-        Value::String(said) => said == text,
-        Value::Array(all) => all.iter().any(|value| mentions(value, text)),
-        Value::Object(fields) => fields.values().any(|value| mentions(value, text)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
 }
 
 /// What comes out of a channel, as references to instances.

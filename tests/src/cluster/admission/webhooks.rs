@@ -75,7 +75,7 @@ impl Webhooks {
             (object(json!({"memory": {"guest": "1Gi"}, "devices": {}}))?, object(json!({"devices": {}}))?);
         let dry = PostParams { dry_run: true, ..PostParams::default() };
         until("the API server asks the webhooks", LIMIT, async || {
-            let defaulted = instances.create(&dry, &right).await?.unread["architecture"] == "amd64";
+            let defaulted = instances.create(&dry, &right).await?.unread.value()["architecture"] == "amd64";
             Ok(defaulted && instances.create(&dry, &wrong).await.is_err())
         })
         .await

@@ -126,7 +126,7 @@ async fn walk(scope: &Scope, user: &Client, history: &History, name: &str, cell:
         .await?;
     }
     if cell.command == "stop within 5" {
-        let shortened = |seen: &VirtualMachineInstance| seen.unread["terminationGracePeriodSeconds"] == 5;
+        let shortened = |seen: &VirtualMachineInstance| seen.unread.value()["terminationGracePeriodSeconds"] == 5;
         scope.wait(name, "its time to end is shorter", shortened).await?;
     }
     Box::pin(state::release(scope, name, cell.strategy, cell.state)).await.context("it may go")?;
@@ -158,7 +158,7 @@ async fn becomes(scope: &Scope, name: &str, cell: Cell, before: Option<&str>) ->
                 seen.metadata.deletion_timestamp.is_none() && seen.uid().as_deref() != before
             };
             let seen = scope.wait(name, "another instance", another).await?;
-            let is_paused = seen.unread.get("startStrategy") == Some(&json!("Paused"));
+            let is_paused = seen.unread.value().get("startStrategy") == Some(&json!("Paused"));
             ensure!(is_paused == (cell.command == "start paused"), "{seen:?}");
             scope.vm(name, "nothing is asked of it", idle).await?;
         }
@@ -169,7 +169,7 @@ async fn becomes(scope: &Scope, name: &str, cell: Cell, before: Option<&str>) ->
 
 /// The field that says when a guest runs, as in the table.
 fn strategy_of(guest: &VirtualMachine) -> String {
-    let field = |name: &str| guest.unread.get(name).filter(|value| !value.is_null()).cloned();
+    let field = |name: &str| guest.unread.value().get(name).filter(|value| !value.is_null()).cloned();
     match field("runStrategy").or_else(|| field("running")) {
         Some(serde_json::Value::String(text)) => text,
         Some(other) => other.to_string(),

@@ -162,7 +162,7 @@ async fn create(asked: &Asked, memory: &str) -> Result<Result<VirtualMachine, ku
 /// It is given its defaults, and let in.
 async fn admitted(asked: &Asked) -> Result<()> {
     let machine = create(asked, "1Gi").await??;
-    let spec = &machine.unread["template"]["spec"];
+    let spec = &machine.unread.value()["template"]["spec"];
     ensure!(spec["architecture"] == "amd64", "it has no defaults: {spec}");
     Ok(())
 }
