@@ -91,10 +91,7 @@ fn act() -> Result<()> {
 
 async fn run(Run { node, namespace, health }: Run) -> Result<()> {
     let stop = stop_on_signal()?;
-    let mut config =
-        Config::infer().await.context("find the API server: neither a service account nor a kubeconfig")?;
-    // Where the events are of what has no namespace, as a node: older API servers want them there, newer ones take them.
-    "kube-system".clone_into(&mut config.default_namespace);
+    let config = Config::infer().await.context("find the API server: neither a service account nor a kubeconfig")?;
     let ready = Arc::new(Notify::new());
     let mut agent = Agent::new(Client::try_from(config)?, &node, &namespace, Arc::clone(&ready));
     tokio::select! {

@@ -84,7 +84,7 @@ pub(super) fn controller_s_own() -> Vec<Rule> {
 
 /// Nodes are what an agent labels, and tells events of. Roles can't tell one node's agent from another's: a policy does, where there are any.
 pub(super) fn agent_s() -> Vec<Rule> {
-    vec![rule("", &["nodes"], &["patch"]), rule("events.k8s.io", &["events"], &["create", "patch"])]
+    vec![rule("", &["nodes"], &["patch"]), rule("", &["events"], &["create"])]
 }
 
 /// What an agent may do in its own namespace: see whether Vireo goes.
