@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Resource;
 use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Client, Resource};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -26,7 +26,7 @@ const WAITING: usize = 512;
 
 type Told = (Event, ObjectReference);
 
-/// Tells events; clones are the same. What is told again within minutes is counted, not repeated.
+/// Tells events; clones are the same. A warning that is told again within minutes is counted, not repeated.
 #[derive(Clone)]
 pub struct Events(Arc<[mpsc::Sender<Told>]>);
 
@@ -40,10 +40,11 @@ impl Events {
     /// Events of the controller. They are told by tasks of the runtime that this is called in, which end once nobody has more to
     /// tell.
     pub fn new(context: &Context) -> Self {
-        let recorder = Recorder::new(context.client.clone(), NAME.into());
+        let client = &context.client;
+        let warnings = Recorder::new(client.clone(), NAME.into());
         let lane = |_| {
             let (sender, receiver) = mpsc::channel(WAITING);
-            tokio::spawn(publish(recorder.clone(), receiver));
+            tokio::spawn(publish(client.clone(), warnings.clone(), receiver));
             sender
         };
         Self((0..LANES).map(lane).collect())
@@ -93,8 +94,14 @@ fn lane(object: &ObjectReference) -> usize {
 }
 
 /// An event that can't be told is logged: whatever it is about goes on.
-async fn publish(recorder: Recorder, mut events: mpsc::Receiver<Told>) {
+///
+/// A recorder remembers each event for minutes. Of the normal ones a start has four, which come once: each has a recorder of its own.
+async fn publish(client: Client, warnings: Recorder, mut events: mpsc::Receiver<Told>) {
     while let Some((event, reference)) = events.recv().await {
+        let recorder = match event.type_ {
+            EventType::Normal => Recorder::new(client.clone(), NAME.into()),
+            EventType::Warning => warnings.clone(),
+        };
         if let Err(error) = recorder.publish(&event, &reference).await {
             let Event { reason, note, .. } = event;
             let (name, note) = (reference.name.unwrap_or_default(), note.unwrap_or_default());

@@ -87,6 +87,8 @@ fn deployment(namespace: &str, name: &str, image: &Image, arguments: &[&str]) ->
                         "env": [
                             from_field("POD_NAMESPACE", "metadata.namespace"),
                             from_field("POD_NAME", "metadata.name"),
+                            // glibc gives each thread memory of its own, and keeps it: docs/benchmarks.md says how much.
+                            {"name": "MALLOC_ARENA_MAX", "value": "1"},
                         ],
                         "ports": [{"name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP"}],
                         "readinessProbe": probe("/readyz"),

@@ -217,5 +217,7 @@ fn start_controller(program: &Path, kubeconfig: &Path, folder: &Path, number: u3
     let mut command = Daemon::command(program);
     command.args(["run", "--namespace", VIREO, "--identity", &identity(number), "--signing-key"]);
     command.arg(folder.join("signing.key")).env("KUBECONFIG", kubeconfig).env("NO_COLOR", "1");
+    // As the operator's Deployment says.
+    command.env("MALLOC_ARENA_MAX", "1");
     Daemon::start("vireo-controller", folder, command)
 }
