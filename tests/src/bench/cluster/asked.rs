@@ -34,7 +34,7 @@ impl Asked {
                 (_, "watch") => &mut asked.watches,
                 ("leases", _) => &mut asked.leases,
                 ("pods/exec", _) => &mut asked.machines,
-                ("events", _) => &mut asked.events,
+                ("events", _) if noted.is_write() => &mut asked.events,
                 _ if noted.is_write() => &mut asked.writes,
                 _ => &mut asked.reads,
             };
