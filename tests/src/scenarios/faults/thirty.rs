@@ -30,9 +30,6 @@ pub(in super::super) const SCENARIOS: &[Scenario] = &[Scenario::each("thirty_pod
 const PODS: u32 = 30;
 /// Seconds for which a guest is asked to end.
 const GRACE: i64 = 1;
-/// Within a call, at most: CreateContainer takes a tenth of a second in an emulated node, the others several.
-const LATEST_MS: u64 = 600;
-const LATEST_MS_OF_CREATE: u64 = 40;
 /// Between two looks at what runs.
 const LOOK: Duration = Duration::from_millis(20);
 /// containerd is killed when so many guests have been started.
@@ -61,8 +58,8 @@ enum Victim {
 struct Plan {
     victim: Victim,
     step: Step,
-    /// After the step's begin.
-    after: Duration,
+    /// At one look in so many at which it is there then: early or late, however long the step takes.
+    one_in: u64,
 }
 
 impl Plan {
@@ -78,12 +75,13 @@ impl Plan {
             7 | 8 => (Victim::Vmm, Step::Stop),
             _ => (Victim::Nobody, Step::Over),
         };
-        let latest = if step == Step::Create { LATEST_MS_OF_CREATE } else { LATEST_MS };
-        Self { victim, step, after: Duration::from_millis(random.below(latest)) }
+        // Creating takes a few looks, the others many.
+        let one_in = if step == Step::Create { 2 } else { 2 << random.below(4) };
+        Self { victim, step, one_in }
     }
 }
 
-/// xorshift64 (Marsaglia, 2003): the same points each time.
+/// xorshift64 (Marsaglia, 2003): the same chances each time.
 struct Random(u64);
 
 impl Random {
@@ -103,7 +101,6 @@ struct Progress {
     /// containerd may not see how its guest ends: its shim is killed, or containerd itself is meanwhile.
     unseen: bool,
     step: Step,
-    since: Instant,
 }
 
 fn thirty(bench: &mut Bench) -> Result<()> {
@@ -115,8 +112,7 @@ fn thirty(bench: &mut Bench) -> Result<()> {
         benches.push(bench.beside(1)?);
         let (name, plan) = (bench.last_name(), Plan::of(number, &mut random));
         let unseen = plan.victim == Victim::Shim;
-        let (step, since) = (Step::Run, Instant::now());
-        progress.push(Mutex::new(Progress { name, plan, killed: false, unseen, step, since }));
+        progress.push(Mutex::new(Progress { name, plan, killed: false, unseen, step: Step::Run }));
     }
     let over = AtomicBool::new(false);
     let begin = Instant::now();
@@ -127,7 +123,7 @@ fn thirty(bench: &mut Bench) -> Result<()> {
             .zip(progress)
             .map(|(mut bench, progress)| scope.spawn(move || live(&mut bench, progress)))
             .collect();
-        let killing = scope.spawn(|| kill_as_planned(progress, over));
+        let killing = scope.spawn(move || kill_as_planned(progress, over, random));
         let restarted = restart(bench, progress);
         let lived: Vec<Result<()>> = threads
             .into_iter()
@@ -172,7 +168,7 @@ fn restart(bench: &mut Bench, progress: &[Mutex<Progress>]) -> Result<()> {
 }
 
 /// Kills whoever's time it is, and sees to it that no pod has two guests.
-fn kill_as_planned(progress: &[Mutex<Progress>], over: &AtomicBool) -> Result<()> {
+fn kill_as_planned(progress: &[Mutex<Progress>], over: &AtomicBool, mut random: Random) -> Result<()> {
     while !over.load(Ordering::Relaxed) {
         let there = Processes::look()?;
         for (name, vmms) in &there.vmms {
@@ -181,7 +177,7 @@ fn kill_as_planned(progress: &[Mutex<Progress>], over: &AtomicBool) -> Result<()
         for pod in progress {
             let mut pod = lock(pod);
             let plan = pod.plan;
-            if pod.killed || pod.step != plan.step || pod.since.elapsed() < plan.after {
+            if pod.killed || pod.step != plan.step {
                 continue;
             }
             let victims = match plan.victim {
@@ -189,7 +185,8 @@ fn kill_as_planned(progress: &[Mutex<Progress>], over: &AtomicBool) -> Result<()
                 Victim::Vmm => there.vmms.get(&pod.name),
                 Victim::Shim => there.shims.get(&pod.name),
             };
-            for victim in victims.into_iter().flatten() {
+            let Some(victims) = victims.filter(|_| random.below(plan.one_in) == 0) else { continue };
+            for victim in victims {
                 kill_9(*victim)?;
                 pod.killed = true;
             }
@@ -201,10 +198,7 @@ fn kill_as_planned(progress: &[Mutex<Progress>], over: &AtomicBool) -> Result<()
 
 /// A pod's life, as far as it goes; then it is removed, as long as that takes.
 fn live(bench: &mut Bench, progress: &Mutex<Progress>) -> Result<()> {
-    let step = |step| {
-        let mut pod = lock(progress);
-        (pod.step, pod.since) = (step, Instant::now());
-    };
+    let step = |step| lock(progress).step = step;
     step(Step::Run);
     if let Ok(mut pod) = bench.pod(quick()) {
         step(Step::Create);
