@@ -75,8 +75,8 @@ impl Plan {
             7 | 8 => (Victim::Vmm, Step::Stop),
             _ => (Victim::Nobody, Step::Over),
         };
-        // Creating takes a few looks, the others many.
-        let one_in = if step == Step::Create { 2 } else { 2 << random.below(4) };
+        // Creating takes a look or two, the others many.
+        let one_in = if step == Step::Create { 1 } else { 1 << random.below(4) };
         Self { victim, step, one_in }
     }
 }
