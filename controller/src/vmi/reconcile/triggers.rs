@@ -14,8 +14,8 @@ pub(super) fn claims_of(vmi: &VirtualMachineInstance) -> impl Iterator<Item = St
         Some(Value::Array(volumes)) => volumes,
         _ => Vec::new(),
     };
-    let volumes = volumes.into_iter();
     volumes
+        .into_iter()
         .filter_map(|volume| serde_json::from_value::<vireo_runtimeclass::kubevirt::v1::Volume>(volume).ok())
         .filter_map(|volume| volume.sources().next().and_then(|shown| claim(&shown).map(|(name, _)| name.to_owned())))
 }
